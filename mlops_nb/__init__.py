@@ -1,0 +1,50 @@
+"""Notebook-first MLOps: a notebook is a function, a folder of notebooks is a pipeline."""
+
+from typing import TYPE_CHECKING, Any
+
+from mlops_nb.facade import PUBLIC, connect, public_name
+
+if TYPE_CHECKING:
+    from mlops_nb.core.errors import MlopsError, Refused
+    from mlops_nb.core.serializers import Figure, File, Json, Metrics, Report
+    from mlops_nb.data.table import Table
+    from mlops_nb.model.artifact import Model
+    from mlops_nb.model.package import ModelPackage
+    from mlops_nb.notebook.flow import flow, log
+    from mlops_nb.notebook.parameters import LogRange, Path, Range, Secret, Source
+    from mlops_nb.registry.versions import models
+    from mlops_nb.track.tables import leaderboard, runs
+
+__all__ = [  # the type checker wants the names as text; a test compares them with PUBLIC
+    "Figure",
+    "File",
+    "Json",
+    "LogRange",
+    "Metrics",
+    "MlopsError",
+    "Model",
+    "ModelPackage",
+    "Path",
+    "Range",
+    "Refused",
+    "Report",
+    "Secret",
+    "Source",
+    "Table",
+    "flow",
+    "leaderboard",
+    "log",
+    "models",
+    "runs",
+]
+
+
+def __getattr__(name: str) -> Any:
+    return public_name(name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *PUBLIC])
+
+
+connect()

@@ -1,0 +1,1 @@
+"""Settings, hashing, content store, ledger, locks, errors: what every room stands on."""

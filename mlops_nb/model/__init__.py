@@ -1,0 +1,1 @@
+"""Features, candidates, evaluation and the package that is registered."""

@@ -1,0 +1,1 @@
+"""Reading step notebooks, running one, and the flow object inside it."""

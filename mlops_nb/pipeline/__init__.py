@@ -1,0 +1,1 @@
+"""From a folder of notebooks to a graph, a plan and a run."""

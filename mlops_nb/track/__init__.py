@@ -1,0 +1,1 @@
+"""What happened: the W&B mirror, tables of runs, the leaderboard."""
