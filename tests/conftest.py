@@ -1,0 +1,35 @@
+"""What every test shares: nothing reaches the user's own stores, no network is asked for."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_homes(tmp_path_factory):
+    """Stores outside the project (BentoML, Jupyter's signatures) live in a temporary folder."""
+    home = tmp_path_factory.mktemp("homes")
+    names = {
+        "BENTOML_HOME": "bentoml",
+        "JUPYTER_DATA_DIR": "jupyter-data",
+        "JUPYTER_RUNTIME_DIR": "jupyter-runtime",
+        "IPYTHONDIR": "ipython",
+        "MPLCONFIGDIR": "matplotlib",
+    }
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update({name: str(home / folder) for name, folder in names.items()})
+    for name in [name for name in os.environ if name.startswith(("MLOPS_NB_", "WANDB_"))]:
+        before[name] = os.environ.pop(name)
+    os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+    yield home
+    for name, value in before.items():
+        os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of this repository."""
+    return ROOT
