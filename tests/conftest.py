@@ -1,11 +1,11 @@
 """What every test shares: nothing reaches the user's own stores, no network is asked for."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
+from support import ROOT, Project
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,3 +33,21 @@ def private_homes(tmp_path_factory):
 def repository() -> Path:
     """The root of this repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def default_run(tmp_path_factory):
+    """The default run of the tabular pipeline, made once for all test processes; copy it to change it."""
+    from mlops_nb.core.locks import file_lock
+
+    shared = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        shared = shared.parent
+    project = Project(ROOT, shared / "default" / "workspace")
+    answer = shared / "default" / "run.json"
+    answer.parent.mkdir(exist_ok=True)
+    with file_lock(shared / "default" / "lock"):
+        if not answer.exists():
+            document = project.run()
+            answer.write_text(json.dumps(document), encoding="utf-8")
+    return project, json.loads(answer.read_text(encoding="utf-8"))

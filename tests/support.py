@@ -1,0 +1,137 @@
+"""How the tests that cross rooms run the commands of a project, each in a process of its own."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+
+
+@dataclass
+class Project:
+    """A project folder with a workspace, and where the commands of this environment are."""
+
+    folder: Path
+    workspace: Path
+    binaries: Path = BIN
+    bento_home: Path | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "MLOPS_NB_WORKSPACE_PATH": str(self.workspace),
+            "BENTOML_HOME": str(self.bento_home or self.workspace.parent / "bentoml"),
+            "PATH": f"{self.binaries}{os.pathsep}{os.environ['PATH']}",
+        }
+
+    def call(self, *command: str, timeout: float = 300, **extra: str) -> subprocess.CompletedProcess:
+        """Run a command of the environment in the project's folder."""
+        return subprocess.run(
+            [str(self.binaries / command[0]), *command[1:]],
+            cwd=self.folder,
+            env={**self.environment, **extra},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def json(self, *words: str, expect: int = 0, **extra: str) -> dict:
+        """Run `mlops-nb WORDS --json`; its document."""
+        done = self.call("mlops-nb", *words, "--json", **extra)
+        assert done.returncode == expect, f"exit {done.returncode}, expected {expect}\n{done.stdout}\n{done.stderr}"
+        return json.loads(done.stdout)
+
+    def run(self, *words: str, expect: int = 0, **extra: str) -> dict:
+        """Run the tabular pipeline; the run's document."""
+        return self.json("run", "tabular", *words, expect=expect, **extra)
+
+    def copy(self, folder: Path) -> "Project":
+        """The same project with a copy of the workspace, to be changed freely."""
+        shutil.copytree(self.workspace, folder, symlinks=True)
+        return Project(self.folder, folder, self.binaries, self.bento_home or self.workspace.parent / "bentoml")
+
+
+def gives(document: dict) -> dict[str, str]:
+    """`step.artifact` -> sha256 of everything a run's steps gave."""
+    return {
+        f"{step['step']}.{name}": artifact["sha256"]
+        for step in document["steps"]
+        for name, artifact in step["artifacts"].items()
+    }
+
+
+def states(document: dict) -> dict[str, str]:
+    """Step -> state of a run."""
+    return {step["step"]: step["state"] for step in document["steps"]}
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def ask(url: str, body: object = None, timeout: float = 10) -> tuple[int, dict]:
+    """GET, or POST of a JSON body; status and the JSON answer."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"content-type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            return answer.status, json.loads(answer.read() or b"{}")
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read() or b"{}")
+
+
+@contextlib.contextmanager
+def serving(project: Project, *words: str, **extra: str):
+    """`bentoml serve` in the project's folder until it is ready; yields its address."""
+    port = free_port()
+    command = [str(project.binaries / "bentoml"), "serve", *words, "--port", str(port)]
+    log = project.workspace.parent / f"serve-{port}.log"
+    with log.open("w") as out:
+        server = subprocess.Popen(
+            command,
+            cwd=project.folder,
+            env={**project.environment, **extra},
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    try:
+        wait_ready(server, f"http://127.0.0.1:{port}", log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, 9)
+            server.wait()
+
+
+def wait_ready(server: subprocess.Popen, address: str, log: Path, seconds: float = 90) -> None:
+    """Return when the service answers /readyz with 200; fail with its log when it ends or takes too long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise AssertionError(f"bentoml serve ended with {server.returncode}:\n{log.read_text()[-4000:]}")
+        try:
+            with urllib.request.urlopen(f"{address}/readyz", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"bentoml serve was not ready after {seconds} s:\n{log.read_text()[-4000:]}")

@@ -1,0 +1,129 @@
+"""Tables of a user's own, never seen before, go through unchanged; scores are honest."""
+
+import gzip
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
+from support import ROOT, Project, states
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return Project(ROOT, tmp_path_factory.mktemp("tables") / "workspace")
+
+
+def evaluated(document: dict) -> dict:
+    return next(step["metrics"] for step in document["steps"] if step["step"] == "evaluate")
+
+
+def awkward_table(rows: int = 900) -> pd.DataFrame:
+    """Mixed types, blanks, dates, an id, a constant, an all-missing column; the target follows from three of them."""
+    rng = np.random.default_rng(0)
+    plan = rng.choice(["basic", "plus", "pro"], rows, p=[0.6, 0.3, 0.1])
+    tenure = rng.integers(1, 72, rows)
+    fee = rng.gamma(4, 12, rows).round(2)
+    score = 1.2 * (plan == "basic") - 0.06 * tenure + 0.02 * fee
+    table = pd.DataFrame(
+        {
+            "customer id": [f"C{n:06d}" for n in range(rows)],
+            "plan": np.where(rng.random(rows) < 0.05, "?", plan),
+            "tenure": tenure,
+            "monthly fee": [f"{value:.2f}".replace(".", ",") for value in fee],
+            "signed": pd.to_datetime("2019-01-01") + pd.to_timedelta(rng.integers(0, 1800, rows), "D"),
+            "notes": "",
+            "country": "DE",
+            "calls": np.where(rng.random(rows) < 0.1, "", rng.poisson(2, rows).astype(str)),
+            "churned": np.where(rng.random(rows) < 1 / (1 + np.exp(-score)), "yes", "no"),
+        }
+    )
+    table["signed"] = table["signed"].dt.strftime("%d.%m.%Y")
+    return table
+
+
+def test_a_semicolon_file_in_windows_1252_with_everything_awkward(project, tmp_path):
+    table = awkward_table()
+    table.loc[3, "plan"] = "größe"
+    path = tmp_path / "kunden.csv"
+    path.write_bytes(table.to_csv(sep=";", index=False).encode("cp1252"))
+    document = project.run("-p", f"ingest.source={path}", "-p", "ingest.target=churned")
+    assert document["status"] == "ok" and 0.7 < evaluated(document)["roc_auc"] < 0.95
+    shown = project.call("mlops-nb", "show", document["run"]).stdout
+    assert "ingest" in shown and "roc_auc" in shown
+
+
+def test_an_edited_file_of_the_same_name_runs_again(project, tmp_path):
+    path = tmp_path / "wine.csv"
+    table = load_wine(as_frame=True).frame
+    table.to_csv(path, index=False)
+    words = ["-p", f"ingest.source={path}", "-p", "ingest.target=target", "-p", "train.model=logistic"]
+    first = project.run(*words)
+    assert evaluated(first)["accuracy"] > 0.9
+    assert set(states(project.run(*words)).values()) == {"cached"}
+    table.assign(hue=table["hue"] + 1).to_csv(path, index=False)
+    plan = project.json("plan", "tabular", *words)
+    assert plan["steps"][0]["action"] == "run" and "wine.csv" in plan["steps"][0]["reasons"][0]
+
+
+def test_a_regression_target_in_a_compressed_tsv(project, tmp_path):
+    path = tmp_path / "diabetes.tsv.gz"
+    path.write_bytes(gzip.compress(load_diabetes(as_frame=True).frame.to_csv(sep="\t", index=False).encode(), mtime=0))
+    words = ["-p", f"ingest.source={path}", "-p", "ingest.target=target", "-p", "train.model=linear"]
+    metrics = evaluated(project.run(*words))
+    assert 0.3 < metrics["r2"] < 0.65
+    assert metrics["rmse"] == pytest.approx(metrics["mse"] ** 0.5) and metrics["mae"] < metrics["rmse"]
+
+
+def test_a_shuffled_target_is_not_predicted(project, tmp_path):
+    rng = np.random.default_rng(1)
+    rows = 6000
+    table = pd.DataFrame(rng.normal(size=(rows, 6)), columns=list("abcdef"))
+    table["kind"] = rng.choice(list("xyz"), rows)
+    table["target"] = rng.choice(["no", "yes"], rows)
+    path = tmp_path / "noise.parquet"
+    table.to_parquet(path)
+    metrics = evaluated(project.run("-p", f"ingest.source={path}", "-p", "ingest.target=target"))
+    assert 0.45 < metrics["roc_auc"] < 0.55
+
+
+def test_scores_equal_the_same_algorithm_done_by_hand(default_run):
+    """Logistic regression on standardised features, fitted and scored here on the run's own split."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    data = load_breast_cancer()
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    by_hand = cross_val_score(model, data.data, data.target, cv=5, scoring="roc_auc").mean()
+    metrics = evaluated(default_run[1])
+    assert metrics["roc_auc"] == pytest.approx(by_hand, abs=0.02)
+    assert roc_auc_score([0, 1], [0.2, 0.8]) == 1
+
+
+BAD_TABLES = {
+    "empty": ("", "empty"),
+    "header-only": ("a,b,target\n", "no rows"),
+    "one-column": ("target\n1\n2\n", "one column"),
+    "one-value": ("a,target\n" + "".join(f"{n},yes\n" for n in range(50)), "one value"),
+    "class-seen-once": (
+        "a,target\n" + "".join(f"{n},{'yes' if n % 2 else 'no'}\n" for n in range(50)) + "9,maybe\n",
+        "maybe",
+    ),
+    "ragged": ("a,b,target\n1,2,yes\n1,2,3,4,no\n2,3,no\n", "3"),
+    "no-target": ("a,b,targit\n" + "".join(f"{n},{n % 7},{n % 2}\n" for n in range(50)), "targit"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_TABLES)
+def test_a_bad_table_is_refused_in_words(project, tmp_path, kind):
+    text, said = BAD_TABLES[kind]
+    path = tmp_path / f"{kind}.csv"
+    path.write_text(text, encoding="utf-8")
+    done = project.call("mlops-nb", "run", "tabular", "-p", f"ingest.source={path}", "-p", "ingest.target=target")
+    told = done.stdout + done.stderr
+    assert done.returncode in (1, 2, 3), told
+    assert said in told and "Traceback" not in told and "→" in told
+    assert project.json("runs")["runs"][0]["status"] in ("failed", "refused")
