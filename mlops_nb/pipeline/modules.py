@@ -100,7 +100,7 @@ def _exports(tree: ast.Module) -> list[str] | None:
             return [str(getattr(name, "value", "")) for name in names.elts]
     return None
 
-# %% ../../nbs/30_pipeline/03_modules.ipynb #f90e83f5
+# %% ../../nbs/30_pipeline/03_modules.ipynb #54395c68
 def _owned(statements: list[ast.stmt], imports: dict[str, set[str]]) -> dict[str, list[ast.stmt]]:
     "Definition -> its statements"
     assigned = {name for part in statements if isinstance(part, _ASSIGNMENTS) for name in _binds(part)}
@@ -123,7 +123,7 @@ def _definition(statements: list[ast.stmt], uses: Uses) -> dict[str, Any]:
 
 
 def module_facts(
-    source: str,
+    source: str | bytes,
     base: str = "",  # the package that relative imports start from
 ) -> dict[str, Any]:
     "The definitions of a module, what each uses, and what importing the module runs; fits in JSON"
