@@ -12,7 +12,7 @@ from typing import Any
 
 from .errors import UsageError, did_you_mean
 
-# %% ../../nbs/00_core/05_registry.ipynb #9fba8687
+# %% ../../nbs/00_core/05_registry.ipynb #27882585
 def resolve(target: Any) -> Any:
     "The object behind the text `module:attribute`; any other value is the object itself"
     if not isinstance(target, str):
@@ -30,6 +30,7 @@ class Registry:
     ):
         self.kind = kind
         self._targets: dict[str, Any] = {}
+        self._places: dict[str, str] = {}
 
     def register(
         self,
@@ -38,6 +39,8 @@ class Registry:
     ) -> None:
         "Enter `target` under `name`"
         self._targets[name] = target
+        kind = target if hasattr(target, "__qualname__") else type(target)
+        self._places[name] = target if isinstance(target, str) else f"{kind.__module__}:{kind.__qualname__}"
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._targets:
@@ -55,6 +58,10 @@ class Registry:
     def names(self) -> list[str]:
         "All names, sorted"
         return sorted(self._targets)
+
+    def place(self, name: str) -> str:
+        "Where the code behind `name` is defined, as `module:attribute`; imports nothing"
+        return self._places[name]
 
 # %% ../../nbs/00_core/05_registry.ipynb #3af56aea
 class Hooks:
