@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, ge
 
 from .errors import UsageError, did_you_mean
 
-# %% ../../nbs/00_core/04_settings.ipynb #3053f2f4
+# %% ../../nbs/00_core/04_settings.ipynb #1a40e6c7
 class AtLeast(NamedTuple):
     "The lower bound of a number"
 
@@ -56,6 +56,9 @@ class Serving(NamedTuple):
 
     model: Annotated[str, "Name of the model to serve; empty is the only one there is"] = ""
     max_body: Annotated[int, "Largest request body, in bytes", AtLeast(1)] = 1_048_576
+    max_rows: Annotated[int, "Records that one request may carry", AtLeast(1)] = 10_000
+    workers: Annotated[int, "Processes that answer requests; each holds the model in memory", AtLeast(1)] = 1
+    threads: Annotated[int, "Requests that one process predicts at once", AtLeast(1)] = 4
 
 # %% ../../nbs/00_core/04_settings.ipynb #76a402bf
 SECTIONS: dict[str, Any] = {
