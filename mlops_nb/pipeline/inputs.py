@@ -32,7 +32,7 @@ def folder_digest(folder: str | os.PathLike[str], cache: StatCache) -> str:
             found[os.path.relpath(path, folder)] = file_digest(path, cache)
     return hash_json(found)
 
-# %% ../../nbs/30_pipeline/06_inputs.ipynb #f7512fd1
+# %% ../../nbs/30_pipeline/06_inputs.ipynb #cc3fa291
 BUNDLED = "sklearn:"
 
 
@@ -46,13 +46,18 @@ def _refuse(parameter: Parameter, message: str, hint: str, value: Any) -> UsageE
     return UsageError(f"{parameter.title}: {message}", hint, value=value, **where)
 
 
+def _suffix(path: pathlib.Path) -> str:
+    "What the file's name says about its format: `.csv`, `.csv.gz`"
+    return "".join(path.suffixes[-2:] if path.suffix in (".gz", ".bz2", ".xz", ".zip") else [path.suffix]).lower()
+
+
 def _location(parameter: Parameter, value: str, project: pathlib.Path, cache: StatCache) -> dict[str, Any]:
     path = project / value
     hint = f"Give the path of a file that exists: -p {parameter.title}=PATH."
     try:
         if path.is_dir():
             return {"value": value, "kind": "folder", "sha256": folder_digest(path, cache)}
-        return {"value": value, "kind": "file", "sha256": file_digest(path, cache)}
+        return {"value": value, "kind": "file", "sha256": file_digest(path, cache), "suffix": _suffix(path)}
     except FileNotFoundError:
         raise _refuse(parameter, f"there is no file '{value}'.", hint, value) from None
     except OSError as error:
