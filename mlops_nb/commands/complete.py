@@ -81,28 +81,24 @@ def _run_folder(runs: Path, start: str) -> Path:
     names = sorted(name for name in _folders(runs) if name.startswith("" if start == "latest" else start))
     return runs / names[-1] if names else runs
 
-# %% ../../nbs/95_cli/03_complete.ipynb #e722a421
-def _notebooks(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.ipynb") if path.name[0] not in "._")
-
-
+# %% ../../nbs/95_cli/03_complete.ipynb #42502902
 def _steps(folder: Path) -> Candidates:
-    return [(path.stem.partition("_")[2] or path.stem, path.name) for path in _notebooks(folder)]
+    from mlops_nb.notebook.source import step_name, step_paths
+
+    return [(step_name(path)[1], path.name) for path in step_paths(folder)]
 
 
 def _parameters(folder: Path, start: str) -> Candidates:
-    from mlops_nb.notebook.source import read_step
+    from mlops_nb.notebook.source import examine_pipeline
 
     name, equals, value = start.partition("=")
     found: Candidates = []
-    for path in _notebooks(folder):
-        step = read_step(path)
+    for step in examine_pipeline(folder)[0]:
         for parameter in step.parameters.values():
-            title = f"{step.name}.{parameter.name}"
             if not equals:
-                found.append((f"{title}=", parameter.help))
-            elif title == name:
-                found += [(f"{title}={word}", help) for word, help in _parameter_values(parameter, value)]
+                found.append((f"{parameter.title}=", parameter.help))
+            elif parameter.title == name:
+                found += [(f"{name}={word}", help) for word, help in _parameter_values(parameter, value)]
     return found
 
 
