@@ -1,0 +1,201 @@
+"""New projects, clean notebooks, git's drivers and the shells' completion."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import BIN, ROOT
+
+from mlops_nb.commands.clean import cleaned_bytes
+from mlops_nb.commands.templates import copy_steps, folder
+
+STEPS = ROOT / "nbs" / "pipelines" / "tabular"
+
+
+def command(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run `mlops-nb WORDS`."""
+    line = [sys.executable, "-m", "mlops_nb", *words]
+    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **environment}
+    return subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A new project called churn."""
+    place = tmp_path_factory.mktemp("new")
+    done = command("new", "churn", cwd=place)
+    assert done.returncode == 0, done.stderr
+    return place / "churn"
+
+
+def test_a_new_project_has_what_a_project_needs(made):
+    present = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
+    wanted = {"settings.ini", "setup.py", "pyproject.toml", "bentofile.yaml", "README.md", ".gitignore", ".gitattributes"}
+    wanted |= {".github/workflows/ci.yml", "nbs/lib/00_features.ipynb", "churn/features.py", "tests/test_churn.py"}
+    wanted |= {f"nbs/pipelines/churn/{path.name}" for path in STEPS.glob("*.ipynb")}
+    assert present == wanted | {"churn/__init__.py"}
+    assert not any("PROJECT_NAME" in path.read_text(encoding="utf-8") for path in made.rglob("*") if path.is_file())
+
+
+def test_its_settings_and_steps_are_sound(made):
+    settings = json.loads(command("config", "--json", cwd=made).stdout)["settings"]
+    assert {row["section"] for row in settings} >= {"workspace", "pipeline", "tracking"}
+    done = command("lint", "--json", cwd=made)
+    assert done.returncode == 0 and json.loads(done.stdout)["pipelines"] == ["churn"], done.stdout
+
+
+def test_its_module_is_what_its_notebook_exports(made, tmp_path):
+    copy = shutil.copytree(made, tmp_path / "churn")
+    before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+    for tool in ("nbdev-export", "nbdev-clean"):
+        done = subprocess.run([str(BIN / tool)], cwd=copy, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert [p for p, content in before.items() if p.read_bytes() != content] == []
+
+
+def test_its_metadata_reach_setuptools(made):
+    line = [sys.executable, "setup.py", "--name", "--version", "--requires"]
+    done = subprocess.run(line, cwd=made, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[:2] == ["churn", "0.1.0"], done.stderr
+
+
+def test_the_library_of_a_new_project_passes_its_own_test(made):
+    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "ratio or sound"]
+    done = subprocess.run(line, cwd=made, capture_output=True, text=True, check=False)
+    assert "2 passed" in done.stdout, done.stdout
+
+
+def test_the_packaged_steps_are_those_of_the_tabular_pipeline(tmp_path):
+    copies = shutil.copytree(folder() / "pipeline", tmp_path / "pipeline")
+    assert copy_steps(STEPS, copies) == [], "run: make export"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("My-Project", "mlops-nb new my_project"),
+        ("class", "mlops-nb new my_class"),
+        ("json", "mlops-nb new my_json"),
+        ("../up", "mlops-nb new up"),
+        ("mlops_nb", "mlops-nb new my_mlops_nb"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused_with_one_that_can(tmp_path, name, hint):
+    done = command("new", name, cwd=tmp_path)
+    assert done.returncode == 2 and hint in done.stderr and list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
+    (tmp_path / "churn").mkdir()
+    (tmp_path / "churn" / "mine.txt").write_text("mine")
+    done = command("new", "churn", cwd=tmp_path)
+    assert done.returncode == 2 and "not empty" in done.stderr
+    assert [path.name for path in (tmp_path / "churn").iterdir()] == ["mine.txt"]
+
+
+def test_a_folder_that_cannot_be_written_is_said_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    code = "import os, sys; os.mkdir = None; from mlops_nb.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = code.replace("os.mkdir = None", "os.mkdir = lambda *a: (_ for _ in ()).throw(OSError(28, 'full', 'churn'))")
+    line = [sys.executable, "-c", code, "new", "churn"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "The disk is full: churn" in done.stderr and "Traceback" not in done.stderr
+
+
+NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb"))
+
+
+def test_the_filter_leaves_this_repositorys_notebooks_as_they_are():
+    changed = [path.name for path in NOTEBOOKS if cleaned_bytes(path.read_bytes())[0] != path.read_bytes()]
+    assert changed == []
+
+
+def test_the_filter_agrees_with_nbdev(tmp_path):
+    notebook = json.loads(NOTEBOOKS[0].read_text(encoding="utf-8"))
+    for number, cell in enumerate(notebook["cells"]):
+        cell["metadata"] = {"collapsed": True, "tags": ["parameters"]} if number == 1 else {"scrolled": False}
+        if cell["cell_type"] == "code":
+            cell["execution_count"] = number
+    notebook["metadata"] |= {"widgets": {}, "language_info": {"name": "python", "version": "3.11.0"}}
+    path = tmp_path / "a.ipynb"
+    path.write_text(json.dumps(notebook), encoding="utf-8")
+    ours = json.loads(cleaned_bytes(path.read_bytes())[0])
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    subprocess.run([str(BIN / "nbdev-clean"), "--fname", str(path)], cwd=tmp_path, capture_output=True, check=True)
+    theirs = json.loads(path.read_text(encoding="utf-8"))
+    theirs["metadata"].pop("widgets", None)  # nbdev keeps the state of widgets, which may hold data
+    assert ours == theirs
+
+
+def test_doctor_sets_up_git_once_and_for_all(project):
+    subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
+    before = json.loads(command("doctor", "--json", cwd=project).stdout)["findings"]
+    assert {f["level"] for f in before if f["check"] == "git"} == {"warn"}
+    for _ in range(2):
+        after = json.loads(command("doctor", "--fix", "--json", cwd=project).stdout)["findings"]
+        assert {f["level"] for f in after if f["check"] == "git"} == {"ok"}
+    attributes = (project / ".git" / "info" / "attributes").read_text().splitlines()
+    assert len(attributes) == len(set(attributes)) > 0
+    step = project / "nbs" / "pipelines" / "demo" / "10_make.ipynb"
+    step.write_text(step.read_text().replace('"execution_count": null', '"execution_count": 12'), encoding="utf-8")
+    subprocess.run(["git", "add", "-A"], cwd=project, check=True)
+    stored = subprocess.run(["git", "show", f":{step.relative_to(project)}"], cwd=project, capture_output=True, check=True)
+    assert b'"execution_count": 12' not in stored.stdout and b'"execution_count": 12' in step.read_bytes()
+
+
+def test_doctor_outside_of_git_and_with_a_broken_setting(project):
+    told = command("doctor", cwd=project).stdout
+    assert "in no git repository" in told and "kernel" in told and "Traceback" not in told
+    (project / "settings.ini").write_text("[tracking]\nmoed = off\n", encoding="utf-8")
+    done = command("doctor", cwd=project)
+    assert done.returncode == 1 and "Did you mean 'mode'?" in done.stdout
+
+
+def completed(line: str, cwd: Path) -> list[str]:
+    """What bash offers for a line, through the script that `completion bash` prints."""
+    script = f"""
+    mlops-nb() {{ {sys.executable} -m mlops_nb "$@"; }}
+    eval "$(mlops-nb completion bash)"
+    COMP_LINE={json.dumps(line)} COMP_POINT={len(line)}
+    compopt() {{ :; }}
+    _mlops_nb
+    printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(["bash", "-c", script], cwd=cwd, capture_output=True, text=True, check=True)
+    return done.stdout.split("\n")[:-1]
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("mlops-nb ru", ["run", "runs"]),
+        ("mlops-nb run ", ["demo"]),
+        ("mlops-nb --json run d", ["demo"]),
+        ("mlops-nb run demo --from ", ["make", "train"]),
+        ("mlops-nb run demo --from=tr", ["--from=train"[len("--from=") :]]),
+        ("mlops-nb run demo -p tr", ["train.model=", "train.seed=", "train.fail="]),
+        ("mlops-nb run demo -p train.model=", ["forest", "logistic"]),
+        ("mlops-nb run demo --param train.fail=t", ["true"]),
+        ("mlops-nb run demo --fo", ["--force"]),
+        ("mlops-nb run demo --events set", ["settings.ini"]),
+        ("mlops-nb completion f", ["fish"]),
+        ("mlops-nb nonsense ", [""]),
+    ],
+)
+def test_bash_completes(project, line, offered):
+    assert completed(line, project) == offered
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_can_read_their_script(shell, tmp_path):
+    script = tmp_path / "script"
+    script.write_text(command("completion", shell, cwd=tmp_path).stdout)
+    assert "mlops-nb complete" in script.read_text()
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    done = subprocess.run([shell, "-n", str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

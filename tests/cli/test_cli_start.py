@@ -1,0 +1,167 @@
+"""Asking for help, a plan or a completion is light, and every answer keeps its promises."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlops_nb.commands.catalogue import COMMANDS
+
+HEAVY = {"pandas", "sklearn", "numpy", "wandb", "bentoml", "papermill", "nbformat", "sqlalchemy", "pydantic", "pyarrow"}
+HEAVY |= {"click", "rich", "matplotlib", "nbclient", "alembic", "jupyter_client", "psutil", "msgspec"}
+
+
+def command(*words: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
+    """Run `python -m mlops_nb WORDS`."""
+    return subprocess.run(
+        [sys.executable, "-m", "mlops_nb", *words],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def loaded_by(*words: str, cwd: Path) -> set[str]:
+    """The top-level packages that a command imports."""
+    code = (
+        "import sys; from mlops_nb.cli import main; code = main(sys.argv[1:]);"
+        "print(' '.join({name.partition('.')[0] for name in sys.modules}), file=sys.stderr); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=cwd, capture_output=True, text=True, check=False)
+    return set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_imports_nothing_heavy(name, tmp_path):
+    assert not HEAVY & loaded_by(*[name] * bool(name), "--help", cwd=tmp_path)
+
+
+def test_completion_imports_nothing_heavy(project):
+    assert not HEAVY & loaded_by("complete", "bash", "mlops-nb run demo -p train.", cwd=project)
+    assert not HEAVY & loaded_by("complete", "bash", "mlops-nb show la", cwd=project)
+
+
+def cost(words: list[str], cwd: Path, rounds: int = 7) -> float:
+    """CPU seconds of a command, the least of several rounds."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    spent = []
+    for _ in range(rounds + 1):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *words], cwd=cwd, env=environment, capture_output=True, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(spent[1:])
+
+
+def test_help_costs_at_most_five_bare_pythons(tmp_path):
+    assert cost(["-m", "mlops_nb", "--help"], tmp_path) <= 5 * cost(["-c", "pass"], tmp_path)
+
+
+def test_every_command_explains_itself_with_examples():
+    for name, entry in COMMANDS.items():
+        done = command(name, "-h")
+        assert done.returncode == 0 and entry.summary in done.stdout, name
+        if entry.group:
+            assert "Examples" in done.stdout and f"mlops-nb {name}" in done.stdout, name
+        assert max(map(len, done.stdout.splitlines())) <= 130, name
+
+
+def document(done: subprocess.CompletedProcess) -> dict:
+    """The one document on standard output."""
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["rnu", "tabular"], "Did you mean 'run'?"),
+        (["run", "tabular", "--forse"], "Did you mean '--force'?"),
+        (["run"], "mlops-nb run PIPELINE [options]"),
+        (["runs", "-n", "many"], "Give a whole number."),
+        (["show"], "mlops-nb show RUN [STEP]"),
+        (["run", "demo", "train.seed=1"], "Parameters are set by -p step.name=value."),
+        (["plan", "dmeo"], "Did you mean 'demo'?"),
+        (["lint", "dmeo"], "Did you mean 'demo'?"),
+        (["run", "demo", "-p", "train.sede=1"], "seed"),
+        (["run", "demo", "-p", "train.seed"], "-p train.seed="),
+        (["plan", "demo", "--from", "trian"], "Did you mean 'train'?"),
+    ],
+)
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_a_mistake_is_one_document_and_two_sentences(project, words, hint, place):
+    done = command(*(["--json", *words] if place == "before" else [*words, "--json"]), cwd=project)
+    answer = document(done)
+    assert done.returncode == answer["exit"] == 2 and answer["schema"] == 1
+    assert set(answer["error"]) >= {"type", "message", "hint", "notebook", "cell", "line"}
+    assert hint in answer["error"]["message"] + answer["error"]["hint"]
+    assert "Traceback" not in done.stderr and answer["error"]["message"] in done.stderr
+
+
+def test_debug_shows_the_traceback():
+    assert "Traceback" in command("rnu", "--debug").stderr
+
+
+def test_outside_of_a_project_new_is_offered(tmp_path):
+    done = command("runs", cwd=tmp_path)
+    assert done.returncode == 2 and "mlops-nb new" in done.stderr
+
+
+def test_help_and_version_are_documents_too():
+    assert "PIPELINE" in document(command("run", "-h", "--json"))["help"]
+    assert document(command("--version", "--json"))["version"] == document(command("--json", "-V"))["version"]
+
+
+def test_our_own_mistake_says_where_its_traceback_is(tmp_path, monkeypatch):
+    code = (
+        "import sys; import mlops_nb.cli as cli; cli.respond = lambda *_: {}['the secret is s3cr3t-value'];"
+        "sys.exit(cli.main(['runs', '--json']))"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "MY_API_KEY": "s3cr3t-value"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    answer = json.loads(done.stdout)
+    assert done.returncode == answer["exit"] == 1 and "KeyError" in answer["error"]["message"]
+    [kept] = tmp_path.glob("mlops-nb-*.txt")
+    assert str(kept) in answer["error"]["hint"] and "Traceback" not in done.stderr
+    assert "KeyError" in kept.read_text() and "s3cr3t-value" not in kept.read_text()
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path):
+    line = f"{sys.executable} -m mlops_nb --help | true"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_output_closed_by_the_caller():
+    done = subprocess.run(["bash", "-c", f"{sys.executable} -m mlops_nb --version >&-"], capture_output=True, check=False)
+    assert done.returncode == 0
+
+
+def test_no_color_in_a_pipe_or_where_it_is_not_wanted(project):
+    assert "\x1b[" not in command("config", cwd=project).stdout
+    assert "\x1b[" in command("config", cwd=project, FORCE_COLOR="1").stdout
+    assert "\x1b[" not in command("config", cwd=project, FORCE_COLOR="1", NO_COLOR="1").stdout
+
+
+def test_letters_that_an_encoding_lacks_do_no_harm():
+    done = command("rnu", PYTHONIOENCODING="ascii")
+    assert done.returncode == 2 and "There is no command 'rnu'." in done.stderr
+
+
+def test_what_libraries_print_does_not_reach_the_document():
+    code = (
+        "import sys, os, subprocess; import mlops_nb.cli as cli\n"
+        "real = cli.respond\n"
+        "def noisy(*words):\n"
+        "    print('noise'); os.write(1, b'more'); subprocess.run(['echo', 'child']); return real(*words)\n"
+        "cli.respond = noisy\n"
+        "sys.exit(cli.main(['--version', '--json']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert json.loads(done.stdout)["schema"] == 1
+    assert all(word in done.stderr for word in ("noise", "more", "child"))
