@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['POLICY', 'STYLE', 'TEMPLATE', 'first_heading', 'report_html']
 
-# %% ../../nbs/40_track/01_report.ipynb #8551d984
+# %% ../../nbs/40_track/01_report.ipynb #6e75b0e0
 import json
-import sys
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +51,11 @@ TEMPLATE = """
 {%- block data_widget_view scoped -%}{%- endblock data_widget_view -%}
 """
 
-# %% ../../nbs/40_track/01_report.ipynb #4f665405
+# %% ../../nbs/40_track/01_report.ipynb #d7416ec1
 def _exporter() -> Any:
     "nbconvert's exporter with our template, made on first use"
     global _made
     if _made is None:
-        sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
         from nbconvert.exporters.html import HTMLExporter
 
         _made = HTMLExporter(
@@ -80,7 +79,7 @@ def first_heading(notebook: dict[str, Any]) -> str:
     for cell in notebook.get("cells", []):
         lines = "".join(cell["source"]).splitlines() if cell["cell_type"] == "markdown" else []
         for line in lines:
-            if line.startswith("#"):
+            if re.match(r"#{1,6} ", line):
                 return line.lstrip("#").strip()
     return ""
 
