@@ -33,7 +33,7 @@ def split_line(
         words = line.split()
     return words[1:] + ([""] if line.endswith(" ") or len(words) < 2 else [])
 
-# %% ../../nbs/95_cli/03_complete.ipynb #f4bedb8b
+# %% ../../nbs/95_cli/03_complete.ipynb #e70390cc
 SHELLS = ("bash", "fish", "zsh")
 
 
@@ -50,12 +50,13 @@ def values(
     if not kind:
         return []
     from mlops_nb.core.settings import load_settings
+    from mlops_nb.pipeline.graph import pipeline_names
 
     settings = load_settings()
     runs, releases = settings.workspace.path / "runs", settings.workspace.path / "releases"
     folder = settings.project / settings.pipeline.folder
     if kind == "pipeline":
-        return [(name, "") for name in sorted(_folders(folder))]
+        return [(name, "") for name in pipeline_names(settings)]
     if kind == "model":
         return [(name, "") for name in sorted(_folders(releases))]
     if kind == "run":

@@ -89,7 +89,7 @@ def document(done: subprocess.CompletedProcess) -> dict:
         (["plan", "dmeo"], "Did you mean 'demo'?"),
         (["lint", "dmeo"], "Did you mean 'demo'?"),
         (["run", "demo", "-p", "train.sede=1"], "seed"),
-        (["run", "demo", "-p", "train.seed"], "-p train.seed="),
+        (["run", "demo", "-p", "train.seed"], "-p step.parameter=value"),
         (["plan", "demo", "--from", "trian"], "Did you mean 'train'?"),
     ],
 )
