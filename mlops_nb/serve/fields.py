@@ -6,9 +6,10 @@
 __all__ = ['LARGE', 'LARGEST', 'EXPECTED', 'ISO_DATE', 'Field', 'fields_of', 'NotFinite', 'expectation', 'refusal', 'is_text',
            'is_date', 'read_date', 'error_of']
 
-# %% ../../nbs/70_serve/02_fields.ipynb #4a8e6a7d
+# %% ../../nbs/70_serve/02_fields.ipynb #868ab68b
 import re
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -44,7 +45,7 @@ def _limit(feature: dict[str, Any]) -> float:
     seen = [abs(float(bound)) for bound in (feature.get("low"), feature.get("high")) if isinstance(bound, int | float)]
     return min(max([LARGE, *(1000 * bound for bound in seen)]), LARGEST)
 
-# %% ../../nbs/70_serve/02_fields.ipynb #a81ea882
+# %% ../../nbs/70_serve/02_fields.ipynb #93d56396
 class NotFinite(str):
     "How a number was written that is no finite number: NaN, Infinity, 1e999"
 
@@ -79,7 +80,7 @@ def refusal(
 
 
 def _number_refusal(field: Field, value: Any) -> str | None:
-    if isinstance(value, NotFinite):
+    if isinstance(value, NotFinite) or (isinstance(value, float) and not isfinite(value)):
         instead = "; write null for a missing value" if field.nullable else ""
         return f"{EXPECTED[field.kind]} that is finite{instead}"
     if isinstance(value, bool) or not isinstance(value, int | float):

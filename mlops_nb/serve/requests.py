@@ -85,7 +85,7 @@ def record_errors(
     ]
     return wrong + unknown + missing
 
-# %% ../../nbs/70_serve/03_requests.ipynb #bfcc4c2b
+# %% ../../nbs/70_serve/03_requests.ipynb #f423d7cb
 class Records(msgspec.Struct):
     "The records of one request, column by column"
 
@@ -143,13 +143,21 @@ class RequestReader:
         sent = read_json(body)
         if not isinstance(sent, dict | list):
             raise Problem(422, "The body is one JSON value: send one record (a JSON object) or a list of records.")
-        records = [sent] if isinstance(sent, dict) else sent
+        single = isinstance(sent, dict)
+        return self.check([sent] if single else sent, single)
+
+    def check(
+        self,
+        records: list[Any],  # as `json` reads them
+        single: bool,  # whether one record was sent, not a list
+    ) -> Records:
+        "The same records column by column, or a `Problem` that names each mistake in them"
         self._check_count(len(records))
         errors = [record_errors(self.fields, row, record) for row, record in enumerate(records)]
         if any(errors):
             raise self._refuse(errors)
         columns = {name: [self._plain(field, record) for record in records] for name, field in self.fields.items()}
-        return Records(columns, len(records), isinstance(sent, dict))
+        return Records(columns, len(records), single)
 
     def _plain(self, field: Field, record: dict[str, Any]) -> Any:
         value = record.get(field.name)
