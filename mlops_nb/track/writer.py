@@ -121,7 +121,7 @@ def leftovers(ledger: Any, skip: set[str]) -> list[tuple[dict[str, Any], dict[st
             found += [(run, step) for step in run["steps"] if step["step"] not in known and step["state"] in SHOWN]
     return sorted(found, key=lambda pair: pair[1]["state"] == "cached")
 
-# %% ../../nbs/40_track/04_writer.ipynb #4598eecd
+# %% ../../nbs/40_track/04_writer.ipynb #1fe03c70
 PATIENCE = 600.0
 
 
@@ -149,16 +149,15 @@ def read_requests(stream: Iterable[str]) -> SimpleQueue:
 
 def work(writer: Writer, requests: SimpleQueue) -> None:
     "Write what is requested until the input ends, and leftovers in between"
-    rest: list[tuple[dict[str, Any], dict[str, Any]]] | None = None
     own: set[str] = set()
+    rest: list[tuple[dict[str, Any], dict[str, Any]]] | None = None
     while True:
-        try:
-            request = requests.get(block=rest == [] or not own)
-        except Empty:
+        if own and rest != [] and requests.empty():
             rest = leftovers(writer.ledger, own) if rest is None else rest
             if rest:
                 writer.write(*rest.pop(0))
             continue
+        request = requests.get()
         if request is None:
             break
         own.add(request["run"]["run"])
