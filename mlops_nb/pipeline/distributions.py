@@ -63,7 +63,7 @@ def installed() -> dict[str, Any]:
     packages = {module: sorted(set(map(_normal, names))) for module, names in metadata.packages_distributions().items()}
     return {"packages": packages, "versions": versions, "requires": requires}
 
-# %% ../../nbs/30_pipeline/05_distributions.ipynb #39396402
+# %% ../../nbs/30_pipeline/05_distributions.ipynb #12483b35
 class Distributions:
     "What is installed, read once per state of the installation"
 
@@ -93,7 +93,7 @@ class Distributions:
         if self.path is not None:
             temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
             try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.path.parent.mkdir(exist_ok=True)
                 temporary.write_text(json.dumps({"state": state, "table": table}), encoding="utf-8")
                 os.replace(temporary, self.path)
             except OSError:  # a table that cannot be kept costs time, never a result

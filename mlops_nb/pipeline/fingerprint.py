@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['KEY_FORMAT', 'EXECUTION_TAGS', 'StepCode', 'step_code', 'Fingerprints', 'key_of']
 
-# %% ../../nbs/30_pipeline/07_fingerprint.ipynb #24bc6608
+# %% ../../nbs/30_pipeline/07_fingerprint.ipynb #c2988647
 import ast
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,15 +85,15 @@ def step_code(step: StepSource) -> StepCode:
     cells = [[cell.number, found] for cell in counted if (found := _hash(cell))]
     return StepCode(cells, uses, gives)
 
-# %% ../../nbs/30_pipeline/07_fingerprint.ipynb #6d70afd8
+# %% ../../nbs/30_pipeline/07_fingerprint.ipynb #9f72257f
 def _types_from(packages: set[str]) -> set[str]:
     "Types of artifacts whose values can come from some packages"
     return {name for name in serializers if {kind.partition(".")[0] for kind in python_types(name)} & packages}
 
 
-def _serializers(sources: Sources, code: StepCode, needs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _serializers(sources: Sources, code: StepCode, needed: set[str]) -> list[str]:
     "Where the serializers are defined that the step may use"
-    types = {str(need["type"]) for need in needs.values()} | {kind for kind in code.gives.values() if kind}
+    types = needed | {kind for kind in code.gives.values() if kind}
     if None in code.gives.values():
         types |= _types_from(reach(sources, code.uses).packages)
     return sorted(serializers.place(name).replace(":", ".") for name in types if name in serializers)
@@ -129,10 +129,12 @@ class Fingerprints:
         step: StepSource,
         values: Mapping[str, Any],  # every parameter with its effective value
         needs: Mapping[str, Mapping[str, Any]],  # 'split.train' -> its type and sha256
+        expected: Iterable[str] = (),  # types of needs that nobody has given yet
     ) -> dict[str, Any]:
         "Everything the step's result can depend on; fits in JSON"
         code = step_code(step)
-        found = reach(self.sources, code.uses, _serializers(self.sources, code, needs))
+        types = {*expected, *(str(need["type"]) for need in needs.values())}
+        found = reach(self.sources, code.uses, _serializers(self.sources, code, types))
         self.modules[step.name] = found.files
         inputs = self.inputs(step, values)
         return {

@@ -53,7 +53,7 @@ def _found_by_python(package: str) -> pathlib.Path | None:
     local = place.is_absolute() and not place.suffix and not _INSTALLED & set(place.parts)
     return place if local else None
 
-# %% ../../nbs/30_pipeline/04_reach.ipynb #d27eac4b
+# %% ../../nbs/30_pipeline/04_reach.ipynb #32b374e0
 class Sources:
     "The local modules that steps of a project can import, and their facts"
 
@@ -71,12 +71,16 @@ class Sources:
     def place(self, package: str) -> pathlib.Path | None:
         "Path without suffix of a top-level module, None where it is not local"
         if package not in self._packages:
-            base = self.project / package
-            if _module_file(base) is None:
-                own = pathlib.Path(str(mlops_nb.__file__)).parent if package == "mlops_nb" else None
-                base = own or _found_by_python(package) or (base if _namespace(base) else None)
-            self._packages[package] = base
+            self._packages[package] = self._find(package)
         return self._packages[package]
+
+    def _find(self, package: str) -> pathlib.Path | None:
+        if package == "mlops_nb":  # kernels import the one that started them
+            return pathlib.Path(str(mlops_nb.__file__)).parent
+        base = self.project / package
+        if _module_file(base):
+            return base
+        return _found_by_python(package) or (base if _namespace(base) else None)
 
     def file(self, module: str) -> pathlib.Path | None:
         "The source of a local module"
