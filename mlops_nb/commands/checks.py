@@ -109,21 +109,17 @@ def _check_requirements() -> Iterator[Finding]:
     else:
         yield Finding("ok", "packages", f"all {len(wanted)} requirements of mlops-nb (no requirements.lock here)")
 
-# %% ../../nbs/95_cli/43_checks.ipynb #916d0a2c
+# %% ../../nbs/95_cli/43_checks.ipynb #ca414c3e
 def check_kernel(settings: Settings, fix: bool) -> Iterator[Finding]:
     "Whether a kernel of this Python starts and answers"
     import time
 
-    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
     from jupyter_client.manager import KernelManager
 
-    class ThisPython(KernelSpecManager):
-        def get_kernel_spec(self, kernel_name: str) -> Any:
-            command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-            return KernelSpec(argv=command, display_name="python3", language="python")
+    from mlops_nb.notebook.execution import CurrentInterpreter
 
     start = time.monotonic()
-    manager = KernelManager(kernel_spec_manager=ThisPython())
+    manager = KernelManager(kernel_spec_manager=CurrentInterpreter())
     try:
         manager.start_kernel(stdout=-3, stderr=-3)
         client = manager.blocking_client()
@@ -223,7 +219,7 @@ def check_git(settings: Settings, fix: bool) -> Iterator[Finding]:
         fixed = Finding("warn", "git", f"{driver.what}: {lack}", "mlops-nb doctor --fix")
         yield fixed if lack else Finding("ok", "git", f"{driver.what} is set up for notebooks")
 
-# %% ../../nbs/95_cli/43_checks.ipynb #dd776978
+# %% ../../nbs/95_cli/43_checks.ipynb #b49c2ced
 def check_tracking(settings: Settings, fix: bool) -> Iterator[Finding]:
     "What leaves this machine: nothing, unless somebody says so"
     if settings.tracking.mode == "off":
@@ -231,6 +227,28 @@ def check_tracking(settings: Settings, fix: bool) -> Iterator[Finding]:
         return
     place = _shown(settings.workspace.path / "wandb", settings)
     yield Finding("ok", "tracking", f"W&B offline: runs are files in {place}, nothing leaves this machine")
+    yield from _check_mirrors(settings, fix)
+
+
+def _check_mirrors(settings: Settings, fix: bool) -> Iterator[Finding]:
+    from mlops_nb.core.ledger import Ledger
+    from mlops_nb.track.mirror import Mirror, log_file, report, start_writer
+    from mlops_nb.track.writer import leftovers
+
+    ledger = Ledger.open(settings, create=False)
+    waiting = [step for _, step in leftovers(ledger, set()) if step["state"] != "cached"]
+    if waiting and fix:
+        mirror = Mirror(settings)
+        mirror.process = start_writer(settings)
+        words = report(mirror.finish() or {"problems": []})
+        waiting = [step for _, step in leftovers(ledger, set()) if step["state"] != "cached"]
+        yield Finding("warn" if words else "ok", "mirror", words or "W&B files are complete")
+    if waiting:
+        words = f"{counted(len(waiting), 'step')} not yet written to W&B files"
+        yield Finding("warn", "mirror", words, "mlops-nb doctor --fix, or the next run writes them.")
+    if failed := ledger.mirrors(state="failed"):
+        words = f"{counted(len(failed), 'step')} could not be written to W&B files"
+        yield Finding("warn", "mirror", words, f"See {_shown(log_file(settings), settings)}.")
 
 
 def check_serving(settings: Settings, fix: bool) -> Iterator[Finding]:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLORS', 'CODES', 'STATES', 'is_screen', 'wants_color', 'width_of', 'pad', 'plain_table', 'Terminal', 'silence',
-           'duration', 'number', 'counted', 'Answer']
+           'duration', 'number', 'counted', 'in_github', 'annotation', 'Answer']
 
 # %% ../../nbs/95_cli/00_terminal.ipynb #7c21152e
 import os
@@ -207,6 +207,30 @@ def number(value: Any) -> str:
 def counted(count: int, noun: str, plural: str = "") -> str:
     "`1 step`, `2 steps`"
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+# %% ../../nbs/95_cli/00_terminal.ipynb #43815313
+def in_github() -> bool:
+    "Whether this is a job on GitHub"
+    return os.environ.get("GITHUB_ACTIONS") == "true"
+
+
+def annotation(
+    message: str,
+    hint: str = "",
+    file: str | None = None,  # path relative to the repository
+    title: str = "",
+    level: str = "error",  # or `warning`
+) -> str:
+    "One error as a GitHub Actions workflow command"
+
+    def escaped(text: str, more: str = "") -> str:
+        for letter in "%\r\n" + more:
+            text = text.replace(letter, f"%{ord(letter):02X}")
+        return text
+
+    places = {"file": str(file or ""), "title": title}
+    fields = ",".join(f"{name}={escaped(value, ',:')}" for name, value in places.items() if value)
+    return f"::{level}{' ' + fields if fields else ''}::{escaped(message + (' ' + hint if hint else ''))}"
 
 # %% ../../nbs/95_cli/00_terminal.ipynb #844dc756
 class Answer(NamedTuple):
