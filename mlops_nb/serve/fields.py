@@ -118,7 +118,7 @@ def read_date(
     except (ValueError, OverflowError):
         return None
 
-# %% ../../nbs/70_serve/02_fields.ipynb #259ad3dd
+# %% ../../nbs/70_serve/02_fields.ipynb #712aa322
 def error_of(
     row: int,  # number of the record, from 0
     field: str,  # name of the field, as it was sent
@@ -126,4 +126,4 @@ def error_of(
     expected: str,  # what was expected instead
 ) -> dict[str, Any]:
     "One entry of a problem's `errors`"
-    return {"row": row, "field": field, "value": quote(value), "expected": expected}
+    return {"row": row, "field": quote(field), "value": quote(value), "expected": expected}

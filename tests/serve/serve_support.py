@@ -1,0 +1,207 @@
+"""Projects with a release, made without running a pipeline, and servers started on them."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from support import BIN, ROOT, free_port
+
+from mlops_nb.core.hashing import sha256_bytes
+from mlops_nb.model.schema import InputSchema, describe_inputs
+from mlops_nb.registry.releases import Arm, Document, publish
+
+NOT_FOR_SERVING = """
+import sys
+
+BLOCKED = {BLOCKED}
+
+class Blocker:
+    "Fail every import that a serving environment could not satisfy"
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(f"{{name}} is not there when serving", name=name)
+
+sys.meta_path.insert(0, Blocker())
+"""
+BLOCKED = (
+    "sqlalchemy",
+    "alembic",
+    "papermill",
+    "nbclient",
+    "nbformat",
+    "nbconvert",
+    "ipykernel",
+    "IPython",
+    "jupyter_client",
+    "pyarrow",
+    "matplotlib",
+    "wandb",
+    "nbdev",
+    "fastcore",
+    "execnb",
+)
+
+
+def people(rows: int = 200) -> pd.DataFrame:
+    """A table with a column of every kind, some values missing."""
+    random = np.random.default_rng(0)
+    age = random.integers(18, 90, rows)
+    balance = np.where(random.random(rows) < 0.1, np.nan, random.normal(1000, 500, rows).round(2))
+    return pd.DataFrame(
+        {
+            "age": age,
+            "account balance": balance,
+            "married": random.random(rows) < 0.5,
+            "job": pd.array(random.choice(["clerk", "nurse", "cook", None], rows), dtype="str"),
+            "since": pd.to_datetime("2020-01-01") + pd.to_timedelta(random.integers(0, 1500, rows), unit="D"),
+            "churned": np.where(age + random.normal(0, 10, rows) > 55, "yes", "no"),
+        }
+    ).astype({"since": "datetime64[us]", "churned": "str"})
+
+
+KINDS = {"age": "integer", "account balance": "number", "married": "boolean", "job": "category", "since": "date"}
+
+
+def fitted(table: pd.DataFrame) -> Any:
+    """A pipeline over all kinds of columns."""
+    from sklearn.compose import make_column_transformer
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    columns = make_column_transformer(
+        (OneHotEncoder(handle_unknown="ignore", sparse_output=False), ["job", "married"]),
+        ("passthrough", ["age", "account balance"]),
+    )
+    return make_pipeline(columns, HistGradientBoostingClassifier(max_iter=20)).fit(table[list(KINDS)], table["churned"])
+
+
+def contents_of(estimator: Any, inputs: InputSchema, examples: list[dict], trusted: list[str]) -> dict[str, bytes]:
+    """The files of one version of a release."""
+    from skops.io import dumps
+
+    manifest = {"trusted": trusted, "requirements": {"numpy": np.__version__}}
+    return {
+        "versions/1/model.skops": dumps(estimator),
+        "versions/1/manifest.json": json.dumps(manifest).encode(),
+        "versions/1/schema.json": json.dumps(inputs.document()).encode(),
+        "versions/1/examples.json": json.dumps(examples).encode(),
+        "versions/1/metrics.json": b"{}",
+    }
+
+
+def make_project(folder: Path) -> Path:
+    """A project that has nothing but its settings and a bentofile."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "settings.ini").write_text("[package]\nname = demo\nimport_name = demo\n")
+    (folder / "bentofile.yaml").write_bytes((ROOT / "bentofile.yaml").read_bytes())
+    return folder
+
+
+def release(project: Path, model: str = "churn", trusted: list[str] | None = None, generation: int = 1) -> Path:
+    """Release a small model of mixed types; the release's folder."""
+    table = people()
+    inputs = describe_inputs(table, KINDS, target="churned", task="binary")
+    examples = json.loads(table[list(KINDS)].head(3).to_json(orient="records", date_format="iso"))
+    for example in examples:
+        example["since"] = example["since"][:10]
+    estimator = fitted(table)
+    from skops.io import get_untrusted_types
+
+    contents = contents_of(estimator, inputs, examples, [])
+    needed = get_untrusted_types(data=contents["versions/1/model.skops"])
+    contents = contents_of(estimator, inputs, examples, needed if trusted is None else trusted)
+    files = {name: sha256_bytes(content) for name, content in contents.items()}
+    document = Document(model, "binary", (Arm(1, "5d" * 32, 1.0, "versions/1"),), files, generation=generation)
+    return publish(project / ".mlops" / "releases", document, contents)
+
+
+def environment(home: Path, **extra: str) -> dict[str, str]:
+    """Variables of a server's process: a home of its own, and nothing that says whether to report usage."""
+    kept = {name: value for name, value in os.environ.items() if name != "BENTOML_DO_NOT_TRACK"}
+    return {**kept, "BENTOML_HOME": str(home), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **extra}
+
+
+def block_imports(folder: Path) -> Path:
+    """A folder for PYTHONPATH in which processes can import only what serving needs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sitecustomize.py").write_text(textwrap.dedent(NOT_FOR_SERVING.format(BLOCKED=BLOCKED)))
+    return folder
+
+
+@dataclass
+class Answer:
+    """What a server said."""
+
+    status: int
+    headers: dict[str, str]
+    text: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+@dataclass
+class Server:
+    """A `bentoml serve` process, and how to ask it."""
+
+    process: subprocess.Popen
+    port: int
+    log: Path
+    headers: dict[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
+
+    def ask(self, path: str, body: Any = None, method: str | None = None, headers: dict | None = None) -> Answer:
+        """Send one request; a body that is no bytes goes as JSON."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        sent = self.headers if headers is None else headers
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, sent, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as said:
+                return Answer(said.status, dict(said.headers), said.read().decode())
+        except urllib.error.HTTPError as said:
+            return Answer(said.code, dict(said.headers), said.read().decode())
+
+    def wait(self, seconds: float = 60) -> None:
+        """Return when the model is loaded; fail when the process ends or takes too long."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.log.read_text()
+            with contextlib.suppress(OSError):
+                if self.ask("/readyz").status == 200:
+                    return
+            time.sleep(0.1)
+        raise AssertionError(f"not ready after {seconds} s:\n{self.log.read_text()}")
+
+
+@contextlib.contextmanager
+def serving(folder: Path, log: Path, env: dict[str, str], target: str = ".", python: str = sys.executable):
+    """Run `bentoml serve TARGET` in `folder` until the block ends."""
+    port = free_port()
+    command = [python, "-m", "bentoml", "serve", target, "--port", str(port), "--host", "127.0.0.1"]
+    with open(log, "w") as output:
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output, start_new_session=True)
+    server = Server(process, port, log)
+    try:
+        server.wait()
+        yield server
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
