@@ -148,7 +148,7 @@ def report(answer: dict[str, Any]) -> str:
         return f"W&B runs of some steps were not written: {'; '.join(answer['problems'])}."
     return ""
 
-# %% ../../nbs/40_track/06_mirror.ipynb #ac507c8c
+# %% ../../nbs/40_track/06_mirror.ipynb #0f6b0547
 _mirrors: dict[str, Mirror] = {}
 
 
@@ -167,7 +167,8 @@ def run_started(run: dict[str, Any], settings: Settings) -> None:
     if settings.tracking.mode == "off":
         from mlops_nb.core.ledger import Ledger
 
-        Ledger.open(settings).set_mirror_state(run["run"], EVERY_STEP, "off", None)
+        with Ledger.open(settings) as ledger:
+            ledger.set_mirror_state(run["run"], EVERY_STEP, "off")
 
 
 def step_committed(run: dict[str, Any], step: dict[str, Any], settings: Settings) -> None:

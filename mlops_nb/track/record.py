@@ -32,9 +32,9 @@ def _name(text: str) -> str:
     plain = re.sub(r"[^A-Za-z0-9_.-]", "_", text)
     return plain if len(plain) <= 120 else f"{plain[:111]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
-# %% ../../nbs/40_track/02_record.ipynb #38fbd025
+# %% ../../nbs/40_track/02_record.ipynb #88991562
 SHOWN = ("done", "cached", "failed")
-EVERY_STEP = "*"
+EVERY_STEP = ""
 
 # %% ../../nbs/40_track/02_record.ipynb #44a9f535
 MOST_ROWS = 5000

@@ -6,7 +6,7 @@
 __all__ = ['REFERENCES', 'WORDS', 'LOOK_BACK', 'PATIENCE', 'secret_values', 'redact', 'pages', 'in_short', 'Writer', 'leftovers',
            'read_requests', 'work', 'main']
 
-# %% ../../nbs/40_track/04_writer.ipynb #c651a0f4
+# %% ../../nbs/40_track/04_writer.ipynb #5899e8a1
 import json
 import os
 import shutil
@@ -16,7 +16,7 @@ import threading
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any, TextIO
 
 from ..core.errors import MlopsError
@@ -107,7 +107,7 @@ class Writer:
         record["pages"] = pages(record, base_folder(self.settings))
         return redact(record, run.get("parameters", {}).values())
 
-# %% ../../nbs/40_track/04_writer.ipynb #3f8b53bd
+# %% ../../nbs/40_track/04_writer.ipynb #f716d9a5
 LOOK_BACK = 50
 
 
@@ -116,7 +116,7 @@ def leftovers(ledger: Any, skip: set[str]) -> list[tuple[dict[str, Any], dict[st
     found = []
     for row in ledger.runs(limit=LOOK_BACK):
         if row["run"] not in skip and row["status"] != "running":
-            known = ledger.mirror_states(row["run"])
+            known = {mirror["step"] for mirror in ledger.mirrors(row["run"])}
             run = ledger.run(row["run"]) if EVERY_STEP not in known else {"steps": []}
             found += [(run, step) for step in run["steps"] if step["step"] not in known and step["state"] in SHOWN]
     return sorted(found, key=lambda pair: pair[1]["state"] == "cached")
