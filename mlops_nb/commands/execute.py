@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['chosen', 'plan', 'tell_plan', 'Lines', 'run', 'tell_end', 'serve_command']
 
-# %% ../../nbs/95_cli/10_execute.ipynb #cbab5ff4
-import shutil
+# %% ../../nbs/95_cli/10_execute.ipynb #53c11308
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -99,7 +98,7 @@ def run(values: Any, screen: Terminal) -> Answer:
     result = run_pipeline(settings, values.pipeline, parameters, reporter=Reporters(*reporters), **chosen(values))
     return Answer(result.document, lambda screen: tell_end(screen, result.document, settings), result.exit_code)
 
-# %% ../../nbs/95_cli/10_execute.ipynb #ed2d3d75
+# %% ../../nbs/95_cli/10_execute.ipynb #e9c005cf
 def tell_end(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> None:
     "How a run ended"
     states = [step["state"] for step in run["steps"]]
@@ -143,11 +142,13 @@ def _tell_places(screen: Terminal, run: Mapping[str, Any], settings: Settings) -
 
 def serve_command(settings: Settings) -> str:
     "How to serve the champion, as it can be typed here"
+    from shutil import which
+
     from mlops_nb.registry.releases import released_models
 
     beside = Path(sys.executable).parent / "bentoml"
     inside = beside.is_relative_to(Path.cwd())
-    program = "bentoml" if shutil.which("bentoml") else str(beside.relative_to(Path.cwd()) if inside else beside)
+    program = "bentoml" if which("bentoml") else str(beside.relative_to(Path.cwd()) if inside else beside)
     names = released_models(settings.workspace.path / "releases")
     choose = len(names) > 1 and settings.serving.model not in names
     return f"{f'MLOPS_NB_SERVING_MODEL={names[0]} ' if choose else ''}{program} serve"
