@@ -82,21 +82,25 @@ def _refuse_broken(path: Path, broken: Sequence[Any]) -> None:
             "The ledger was left as it was; report this as a bug of mlops_nb.",
         )
 
-# %% ../../../nbs/00_core/12_ledger_migrate.ipynb #bdec3f8c
+# %% ../../../nbs/00_core/12_ledger_migrate.ipynb #bcb0deef
+def _use_log(path: Path) -> None:
+    connection = connect(path)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.close()
+
+
 def _create(path: Path, scripts: Path) -> None:
     temporary = temporary_beside(path)
     try:
         with database_errors(path), storage_errors(path):
             upgrade(temporary, scripts)
-            connection = connect(temporary)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.close()
+            _use_log(temporary)
             replace_durably(temporary, path)
     finally:
-        for left in path.parent.glob(f"{temporary.name}*"):
+        for left in path.parent.glob(f".{path.name}.*.tmp*"):
             left.unlink()
 
-# %% ../../../nbs/00_core/12_ledger_migrate.ipynb #0c85ea24
+# %% ../../../nbs/00_core/12_ledger_migrate.ipynb #df91ab77
 def back_up(
     path: Path,
     number: str,  # of the schema that the copy has
@@ -108,7 +112,6 @@ def back_up(
         try:
             source, target = connect(path), connect(temporary, options="mode=rwc")
             source.backup(target)
-            target.execute("PRAGMA journal_mode = DELETE")
             source.close()
             target.close()
             replace_durably(temporary, copy)
@@ -137,7 +140,7 @@ def _refuse_newer(path: Path, number: str, scripts: Path) -> None:
             "It was written by a newer version: upgrade mlops_nb (pip install --upgrade mlops_nb).",
         )
 
-# %% ../../../nbs/00_core/12_ledger_migrate.ipynb #5d8fcc44
+# %% ../../../nbs/00_core/12_ledger_migrate.ipynb #ff4c0e1e
 def _bring_up(database: Database, scripts: Path) -> None:
     if not database.path.exists():
         return _create(database.path, scripts)
@@ -149,6 +152,7 @@ def _bring_up(database: Database, scripts: Path) -> None:
     database.close()
     with database_errors(database.path):
         upgrade(database.path, scripts, database.patience)
+        _use_log(database.path)
     return None
 
 
