@@ -81,13 +81,13 @@ def database_errors(path: Path) -> Iterator[None]:
             raise words from error
         raise
 
-# %% ../../../nbs/00_core/11_ledger_database.ipynb #b2b9e796
+# %% ../../../nbs/00_core/11_ledger_database.ipynb #d6b7110d
 Execute = Callable[..., list[dict[str, Any]]]
 PATIENCE = 15.0  # seconds to wait for another program that writes
 
 
-def _as_dict(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> dict[str, Any]:
-    return {column[0]: value for column, value in zip(cursor.description, row, strict=True)}
+def _rows(cursor: sqlite3.Cursor) -> list[dict[str, Any]]:
+    return [dict(row) for row in cursor.fetchall()]
 
 
 def connect(
@@ -95,10 +95,10 @@ def connect(
     patience: float = PATIENCE,  # seconds to wait for a lock
     options: str = "mode=rw",  # 'mode=rwc' creates the file, 'immutable=1' reads one on a read-only disk
 ) -> sqlite3.Connection:
-    "A connection with rows as dictionaries, foreign keys checked, transactions only where we begin them"
+    "A connection that checks foreign keys and has transactions only where we begin them"
     address = f"{path.absolute().as_uri()}?{options}"
     connection = sqlite3.connect(address, patience, isolation_level=None, check_same_thread=False, uri=True)
-    connection.row_factory = _as_dict
+    connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA foreign_keys = ON")
     return connection
 
@@ -128,11 +128,11 @@ class Database:
             return []
         with database_errors(self.path):
             try:
-                return self._connection().execute(statement, parameters).fetchall()
+                return _rows(self._connection().execute(statement, parameters))
             except sqlite3.OperationalError as error:
                 if (error.sqlite_errorcode & 0xFF) not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
                     raise
-            return self._connection("mode=ro&immutable=1").execute(statement, parameters).fetchall()
+            return _rows(self._connection("mode=ro&immutable=1").execute(statement, parameters))
 
     @contextmanager
     def transaction(
@@ -145,7 +145,7 @@ class Database:
             connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             connection.execute("BEGIN IMMEDIATE")
             try:
-                yield lambda statement, **parameters: connection.execute(statement, parameters).fetchall()
+                yield lambda statement, **parameters: _rows(connection.execute(statement, parameters))
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
