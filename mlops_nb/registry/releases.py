@@ -138,7 +138,7 @@ def _age(path: Path) -> float:
     except FileNotFoundError:
         return 0.0
 
-# %% ../../nbs/60_registry/01_releases.ipynb #c7d09542
+# %% ../../nbs/60_registry/01_releases.ipynb #894a5816
 REMEDY = "Publish it again with `make run` or `mlops-nb run <pipeline>`; if this is a Bento, build it again after that."
 
 
@@ -183,7 +183,10 @@ def damaged(folder: Path, what: str) -> StorageError:
 
 
 def _hash_or_none(path: Path) -> str | None:
-    return sha256_file(path) if path.is_file() else None
+    try:
+        return sha256_file(path)
+    except FileNotFoundError:
+        return None
 
 
 def _read_document(folder: Path) -> Document:

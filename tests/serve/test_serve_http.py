@@ -163,7 +163,9 @@ def test_too_large_without_saying_so(server):
 
 
 def test_too_many_records(server):
-    assert "at most 10000" in told(server, [{"age": 41, "married": True, "since": "2021-03-01"}] * 10_001, 413)["detail"]
+    assert (
+        "at most 10000" in told(server, [{"age": 41, "married": True, "since": "2021-03-01"}] * 10_001, 413)["detail"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -202,7 +204,10 @@ def test_unknown_paths(server, path):
 
 
 def test_a_client_that_hangs_up_does_no_harm(server):
-    for text in (b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{", b"x"):
+    for text in (
+        b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{",
+        b"x",
+    ):
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
             connection.sendall(text)
     assert server.ask("/predict", RECORD).status == 200
