@@ -19,7 +19,7 @@ from typing import Any
 from ..core.settings import Settings
 from .record import EVERY_STEP, SHOWN
 
-# %% ../../nbs/40_track/06_mirror.ipynb #fe8ae0ee
+# %% ../../nbs/40_track/06_mirror.ipynb #ddf597f5
 KEPT = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_API_KEY")
 DROPPED = ("MLOPS_NB_STEP", "MLOPS_NB_FAULT")
 PROGRAM = "import sys; sys.path.append(sys.argv.pop(1)); from mlops_nb.track.writer import main; sys.exit(main())"
@@ -47,7 +47,9 @@ def log_file(settings: Settings) -> Path:
 
 def start_writer(settings: Settings) -> subprocess.Popen[bytes]:
     "Start the process; it ends when its input is closed"
-    package = Path(__file__).resolve().parents[2]
+    import mlops_nb
+
+    package = Path(mlops_nb.__path__[0]).resolve().parent
     log_file(settings).parent.mkdir(parents=True, exist_ok=True)
     with open(log_file(settings), "wb") as log:
         return subprocess.Popen(

@@ -51,9 +51,9 @@ def environment(
     }
     return {**QUIET, **places, "WANDB_ARTIFACT_DIR": places["WANDB_DATA_DIR"]}
 
-# %% ../../nbs/40_track/03_offline.ipynb #0632a56a
+# %% ../../nbs/40_track/03_offline.ipynb #0cb17eac
 def step_environment(
-    run: dict[str, Any],  # the run's document
+    run: str,  # id of the run
     step: str,  # name of the step
     settings: Settings,
     variant: dict[str, Any] | None = None,  # the swept parameters of the step
@@ -62,9 +62,9 @@ def step_environment(
     return {
         **environment(settings),
         "WANDB_PROJECT": settings.tracking.project,
-        "WANDB_RUN_ID": wandb_id(run["run"], step, variant),
+        "WANDB_RUN_ID": wandb_id(run, step, variant),
         "WANDB_RESUME": "allow",
-        "WANDB_RUN_GROUP": run["run"],
+        "WANDB_RUN_GROUP": run,
         "WANDB_JOB_TYPE": step,
         "WANDB_NAME": step,
         "WANDB_NOTEBOOK_NAME": step,

@@ -1,5 +1,6 @@
 """The mirror as a whole: a runner that commits steps, W&B's own reader, secrets, kills, and no network."""
 
+import functools
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from mlops_nb.core.ledger import Ledger
 from mlops_nb.core.settings import load_settings
 from mlops_nb.core.store import Store
 from mlops_nb.track import mirror
-from mlops_nb.track.offline import find_run
+from mlops_nb.track.offline import find_run, step_environment
 
 SECRET = "c4n4ry-51c4-tok3n"
 PARAMETERS = {"ingest.source": "cancer", "train.model": "forest", "train.token": "env:SERVICE_WORD"}
@@ -100,8 +101,16 @@ def read(settings, run_id, step):
     """What W&B's own reader makes of a run."""
     folder = find_run(settings.workspace.path, f"{run_id}-{step}")
     assert folder, f"{step} has no W&B run"
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(folder)]
-    return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    return inspect(folder, "--summary")
+
+
+@functools.cache
+def inspect(folder, *options):
+    """The answer of `wandb leet inspect --json`: one document of a summary, else a list of records."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", *options, "--json", str(folder)]
+    quiet = {**os.environ, "WANDB_ERROR_REPORTING": "false"}
+    text = subprocess.run(command, capture_output=True, check=True, text=True, env=quiet).stdout
+    return json.loads(text) if options else [json.loads(line) for line in text.splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -178,9 +187,7 @@ def test_pages_are_beside_the_run(project):
 def test_artifacts_are_linked_by_reference(project):
     settings, run, _ = project
     folder = find_run(settings.workspace.path, f"{run}-train")
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
-    lines = subprocess.run(command, capture_output=True, check=True, text=True).stdout.splitlines()
-    found = [json.loads(line)["artifact"] for line in lines if json.loads(line)["type"] == "artifact"]
+    found = [record["artifact"] for record in inspect(folder) if record["type"] == "artifact"]
     named = {item["name"]: item for item in found}
     assert set(named) == {"tabular-train-model", "tabular-train-curve", "tabular-ingest-rows"}
     assert named["tabular-ingest-rows"]["use_after_commit"] is True
@@ -254,6 +261,34 @@ def test_off_writes_nothing_and_later_runs_respect_it(tmp_path):
     assert leftovers(Ledger.open(off), set()) == []
 
 
+STEP = """
+import wandb
+wandb.init(config={"depth": 3})
+for loss in (0.9, 0.4):
+    wandb.log({"loss": loss})
+"""
+
+
+def test_a_step_that_logs_by_itself_stays_offline_and_shares_the_run(tmp_path, listener, monkeypatch):
+    settings, (address, calls) = new_project(tmp_path), listener
+    for name, value in {"WANDB_BASE_URL": address, "HTTPS_PROXY": address, "WANDB_MODE": "online"}.items():
+        monkeypatch.setenv(name, value)
+    run = begin(settings, "20261101-120000-aaaa")
+    variables = {**os.environ, **step_environment(run["run"], "train", settings)}
+    done = subprocess.run([sys.executable, "-c", STEP], env=variables, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    mirror.step_committed(run, commit(settings, run["run"], "train", metrics={"auc": 0.9}), settings)
+    end(settings, run)
+    assert calls == []
+    parts = sorted((settings.workspace.path / "wandb").glob(f"offline-run-*-{run['run']}-train"))
+    by_step, by_mirror = [inspect(part, "--summary") for part in parts]
+    assert by_step["run_id"] == by_mirror["run_id"] == f"{run['run']}-train"
+    assert by_step["summary"]["loss"] == 0.4 and by_step["config"] == {"depth": 3}
+    assert by_mirror["summary"]["auc"] == 0.9 and "loss" not in by_mirror["summary"]
+    joined = [record["run"] for part in parts for record in inspect(part) if record["type"] == "run"]
+    assert all(record["resume"] and record["run_group"] == run["run"] for record in joined)
+
+
 RUNNER = """
 import os, signal, sys
 sys.path[:0] = [{tests!r}, {root!r}]
@@ -292,16 +327,24 @@ def test_a_killed_runner_still_gets_its_w_and_b_run_and_leaves_no_orphan(tmp_pat
     assert read(settings, "20261101-120000-aaaa", "ingest")["summary"]["rows"] == 3
 
 
-def test_what_a_killed_writer_left_is_written_by_the_next_run(tmp_path):
+def test_what_a_killed_writer_left_is_written_by_the_next_run_and_a_broken_notebook_spoils_only_its_step(
+    tmp_path, capsys
+):
     settings = new_project(tmp_path)
     kill_a_runner(settings, kill_writer=True)
     assert find_run(settings.workspace.path, "20261101-120000-aaaa-ingest") is None
-    Ledger.open(settings).reap()
+    ledger = Ledger.open(settings)
+    assert ledger.reap() == ["20261101-120000-aaaa"]
     run = begin(settings, "20261101-120001-bbbb")
+    broken = commit(settings, run["run"], "ingest")
+    (settings.project / broken["notebook"]).write_text("{")
+    mirror.step_committed(run, broken, settings)
     mirror.step_committed(run, commit(settings, run["run"], "train", metrics={"auc": 0.5}), settings)
     end(settings, run)
     assert read(settings, "20261101-120000-aaaa", "ingest")["summary"]["rows"] == 3
-    assert read(settings, run["run"], "train")["summary"]["auc"] == 0.5
+    assert find_run(settings.workspace.path, f"{run['run']}-train")
+    assert "W&B runs of some steps were not written: ingest: " in capsys.readouterr().err
+    assert [row["step"] for row in ledger.mirrors(run["run"], state="failed")] == ["ingest"]
 
 
 def test_a_missing_wandb_is_one_warning(tmp_path, capsys, monkeypatch):
@@ -327,19 +370,6 @@ def test_a_workspace_that_refuses_is_one_warning(tmp_path, capsys):
         mirror.step_committed(run, step, settings)
     mirror.run_finished(run, settings)
     assert capsys.readouterr().err.count("W&B runs were not written") == 1
-
-
-def test_a_broken_notebook_spoils_only_its_own_step(tmp_path, capsys):
-    settings = new_project(tmp_path)
-    run = begin(settings, "20261101-120000-aaaa")
-    broken = commit(settings, run["run"], "ingest")
-    (settings.project / broken["notebook"]).write_text("{")
-    mirror.step_committed(run, broken, settings)
-    mirror.step_committed(run, commit(settings, run["run"], "train"), settings)
-    end(settings, run)
-    assert "ingest: " in capsys.readouterr().err
-    assert find_run(settings.workspace.path, f"{run['run']}-train")
-    assert [row["step"] for row in Ledger.open(settings).mirrors(run["run"], state="failed")] == ["ingest"]
 
 
 def test_the_command_says_that_it_waits_and_leaves_when_it_takes_too_long(tmp_path, capsys, monkeypatch):
