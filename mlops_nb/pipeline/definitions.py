@@ -132,7 +132,7 @@ def _call(uses: Uses, node: ast.Call) -> None:
     else:
         _children(uses, node)
 
-# %% ../../nbs/30_pipeline/02_definitions.ipynb #018f7def
+# %% ../../nbs/30_pipeline/02_definitions.ipynb #72002705
 @_visits(ast.Import)
 def _import(uses: Uses, node: ast.Import) -> None:
     for alias in node.names:
@@ -154,6 +154,7 @@ def _import_from(uses: Uses, node: ast.ImportFrom) -> None:
         if alias.name == "*":
             uses.stars.add(module)
         else:
+            uses.runs.add(f"{module}.{alias.name}")  # it may be a module itself
             uses.imports.setdefault(alias.asname or alias.name, set()).add(f"{module}.{alias.name}")
 
 

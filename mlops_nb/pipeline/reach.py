@@ -20,7 +20,7 @@ from .definitions import Uses, digest
 from .modules import module_facts
 from .statcache import StatCache
 
-# %% ../../nbs/30_pipeline/04_reach.ipynb #50520bc0
+# %% ../../nbs/30_pipeline/04_reach.ipynb #d8f5e2c3
 FACTS = 1  # raised when `module_facts` says something new
 COMPUTING_ROOMS = ("mlops_nb.data", "mlops_nb.model")
 _INSTALLED = {"site-packages", "dist-packages"}
@@ -41,19 +41,19 @@ def _module_file(base: pathlib.Path) -> pathlib.Path | None:
 
 
 def _found_by_python(package: str) -> pathlib.Path | None:
-    "Where Python finds a top-level module that is neither installed nor of the standard library"
-    if package in sys.stdlib_module_names:
-        return None
+    "The folder or file, without suffix, from which Python would import a top-level module"
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):  # a half-installed package, or a module that was never imported from a file
         return None
     places = list(spec.submodule_search_locations or []) or [spec.origin or ""] if spec else []
-    place = pathlib.Path(places[0].removesuffix(".py")) if places else pathlib.Path()
-    local = place.is_absolute() and not place.suffix and not _INSTALLED & set(place.parts)
-    return place if local else None
+    return pathlib.Path(places[0].removesuffix(".py")) if places else None
 
-# %% ../../nbs/30_pipeline/04_reach.ipynb #32b374e0
+
+def _is_local(place: pathlib.Path) -> bool:
+    return place.is_absolute() and not place.suffix and not _INSTALLED & set(place.parts)
+
+# %% ../../nbs/30_pipeline/04_reach.ipynb #43cbc5c6
 class Sources:
     "The local modules that steps of a project can import, and their facts"
 
@@ -80,7 +80,10 @@ class Sources:
         base = self.project / package
         if _module_file(base):
             return base
-        return _found_by_python(package) or (base if _namespace(base) else None)
+        if package in sys.stdlib_module_names:
+            return None
+        found = _found_by_python(package) or (base if _namespace(base) else None)
+        return found if found and _is_local(found) else None
 
     def file(self, module: str) -> pathlib.Path | None:
         "The source of a local module"
