@@ -150,7 +150,7 @@ def _is_header(header: list[str], rows: list[list[str]]) -> bool:
         return numeric[0].isdigit()
     return all(a < b for a, b in pairwise(values))
 
-# %% ../../nbs/10_data/12_dialect.ipynb #99f617fa
+# %% ../../nbs/10_data/12_dialect.ipynb #df6a5222
 @dataclass
 class Fields:
     "A text table, field by field"
@@ -175,7 +175,7 @@ class _Collector:
         "Take one record"
         if len(record) == self.width + 1 and not record[-1].strip():
             record = record[:-1]
-        if not any(map(str.strip, record)):
+        if not (record[0] or any(map(str.strip, record))):
             self.blank += 1
         elif len(record) != self.width:
             self.misfits.append((line, len(record)))

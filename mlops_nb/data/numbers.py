@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-# %% ../../nbs/10_data/13_numbers.ipynb #206c2407
+# %% ../../nbs/10_data/13_numbers.ipynb #b5b611ae
 arrow: Any = pyarrow.compute  # its functions are made when it is imported, which type checkers cannot see
 EXACT = 2**53  # every whole number up to here has a double of its own
 INFINITE = r"^[+-]?(?i:inf|infinity|∞)$"
@@ -32,19 +32,19 @@ class Style:
     @property
     def pattern(self) -> str:
         "A regular expression for numbers in this style, prefix and suffix taken off"
-        decimal, mark = (rf"\{sign}" if sign in ".," else sign for sign in (self.decimal, self.thousands))
+        decimal, mark = (rf"\{sign}" if sign in (".", ",") else sign for sign in (self.decimal, self.thousands))
         whole = rf"(?:[1-9]\d{{0,2}}(?:{mark}\d{{3}})+|\d{{1,3}})" if mark else r"\d+"
         return rf"^[+-]?(?:{whole}(?:{decimal}\d*)?|{decimal}\d+)(?:[eE][+-]?\d+)?$"
 
-    @property
-    def words(self) -> str:
-        "`decimal comma, thousands apart by a point, the unit '%' taken off`"
-        names = {".": "point", ",": "comma", " ": "blank", "'": "apostrophe"}
-        parts = [f"decimal {names[self.decimal]}"]
-        if self.thousands:
-            parts.append(f"thousands apart by {'an' if self.thousands == chr(39) else 'a'} {names[self.thousands]}")
-        if self.prefix or self.suffix:
-            parts.append(f"'{self.prefix or self.suffix}' taken off")
+    def describe(
+        self,
+        decimal: bool = True,  # whether the decimal sign occurs
+    ) -> str:
+        "`decimal comma, thousands apart by a point, '%' taken off`"
+        names = {".": "a point", ",": "a comma", " ": "a blank", "'": "an apostrophe"}
+        parts = [f"decimal {names[self.decimal][2:]}"] if decimal else []
+        parts += [f"thousands apart by {names[self.thousands]}"] if self.thousands else []
+        parts += [f"'{affix}' taken off" for affix in (self.prefix, self.suffix) if affix]
         return ", ".join(parts)
 
 
@@ -114,7 +114,7 @@ def looks_like_code(
         return "more digits than a number can hold exactly"
     return ""
 
-# %% ../../nbs/10_data/13_numbers.ipynb #1580fa56
+# %% ../../nbs/10_data/13_numbers.ipynb #df7c0438
 def number_styles(
     words: pa.Array,  # distinct texts, missing markers taken out
     counts: np.ndarray,  # rows that have each
@@ -130,7 +130,8 @@ def number_styles(
     words = _tidy(words)
     prefix, suffix = _affixes(words, counts)
     choices = [Style(style.decimal, style.thousands, prefix, suffix) for style in STYLES]
-    fits = {style: matches(_strip(words, style), style.pattern) for style in choices}
+    plain = _strip(words, choices[0])
+    fits = {style: matches(plain, style.pattern) for style in choices}
     infinite = matches(words, INFINITE)
     shares = {style: _share(fit | infinite, counts) for style, fit in fits.items()}
     best = max(shares.values(), default=0.0)
