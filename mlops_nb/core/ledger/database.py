@@ -81,7 +81,7 @@ def database_errors(path: Path) -> Iterator[None]:
             raise words from error
         raise
 
-# %% ../../../nbs/00_core/11_ledger_database.ipynb #d6b7110d
+# %% ../../../nbs/00_core/11_ledger_database.ipynb #c63a7700
 Execute = Callable[..., list[dict[str, Any]]]
 PATIENCE = 15.0  # seconds to wait for another program that writes
 
@@ -97,7 +97,7 @@ def connect(
 ) -> sqlite3.Connection:
     "A connection that checks foreign keys and has transactions only where we begin them"
     address = f"{path.absolute().as_uri()}?{options}"
-    connection = sqlite3.connect(address, patience, isolation_level=None, check_same_thread=False, uri=True)
+    connection = sqlite3.connect(address, timeout=patience, isolation_level=None, check_same_thread=False, uri=True)
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA foreign_keys = ON")
     return connection
