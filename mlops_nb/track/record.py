@@ -90,7 +90,7 @@ def _relative(path: Path, settings: Settings) -> str:
     base = base_folder(settings)
     return str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
 
-# %% ../../nbs/40_track/02_record.ipynb #18dfe670
+# %% ../../nbs/40_track/02_record.ipynb #5b2261f4
 def step_record(
     run: dict[str, Any],  # the run's document, with `parameters`
     step: dict[str, Any],  # the step's part of it, with `attempt`
@@ -113,7 +113,7 @@ def step_record(
         "seconds": step.get("seconds"),
         "history": history(_points(folder / "points.ndjson")) if fresh else [],
         "notebook": str(settings.project / step["notebook"]) if fresh and step.get("notebook") else None,
-        "outputs": _outputs(run, step, folder, settings) if fresh else [],
+        "outputs": _outputs(run, step, folder, settings) if state == "done" else [],
         "inputs": _inputs(run, folder, settings) if fresh else [],
     }
 
