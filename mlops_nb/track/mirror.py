@@ -19,7 +19,7 @@ from typing import Any
 from ..core.settings import Settings
 from .record import EVERY_STEP, SHOWN
 
-# %% ../../nbs/40_track/06_mirror.ipynb #ddf597f5
+# %% ../../nbs/40_track/06_mirror.ipynb #95356122
 KEPT = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_API_KEY")
 DROPPED = ("MLOPS_NB_STEP", "MLOPS_NB_FAULT")
 PROGRAM = "import sys; sys.path.append(sys.argv.pop(1)); from mlops_nb.track.writer import main; sys.exit(main())"
@@ -47,9 +47,9 @@ def log_file(settings: Settings) -> Path:
 
 def start_writer(settings: Settings) -> subprocess.Popen[bytes]:
     "Start the process; it ends when its input is closed"
-    import mlops_nb
+    import mlops_nb.track as room
 
-    package = Path(mlops_nb.__path__[0]).resolve().parent
+    package = Path(room.__path__[0]).resolve().parents[1]
     log_file(settings).parent.mkdir(parents=True, exist_ok=True)
     with open(log_file(settings), "wb") as log:
         return subprocess.Popen(
