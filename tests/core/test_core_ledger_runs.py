@@ -232,6 +232,25 @@ def test_the_heart_beats_for_runs_and_leases(settings):
         assert ledger.heart.error is None
 
 
+def test_a_closed_ledger_opens_again_when_it_is_used(settings):
+    ledger = Ledger.open(settings)
+    ledger.heart.pause = 0.02
+    beats = "SELECT count(*) AS n FROM runs WHERE heartbeat > started"
+    for number in range(2):
+        ledger.begin_run(f"run-{number}", "tabular", {})
+        assert wait_until(lambda wanted=number + 1: ledger.database.rows(beats) == [{"n": wanted}], 10)
+        ledger.end_run(f"run-{number}", "ok")
+        ledger.close()
+
+
+def test_an_interrupted_transaction_leaves_the_connection_usable(ledger):
+    with pytest.raises(KeyboardInterrupt), ledger.database.transaction() as execute:
+        execute("INSERT INTO events (at, actor, kind, subject, details) VALUES ('', '', '', '', '')")
+        raise KeyboardInterrupt
+    ledger.add_event("kind", "subject")
+    assert len(ledger.events()) == 1
+
+
 def test_a_run_of_another_machine_is_judged_by_its_heartbeat(ledger):
     ledger.begin_run("run-1", "tabular", {})
     with ledger.database.transaction() as execute:

@@ -81,7 +81,7 @@ def database_errors(path: Path) -> Iterator[None]:
             raise words from error
         raise
 
-# %% ../../../nbs/00_core/11_ledger_database.ipynb #c63a7700
+# %% ../../../nbs/00_core/11_ledger_database.ipynb #bb8e66d2
 Execute = Callable[..., list[dict[str, Any]]]
 PATIENCE = 15.0  # seconds to wait for another program that writes
 
@@ -143,8 +143,8 @@ class Database:
         with database_errors(self.path):
             connection = self._connection()
             connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            connection.execute("BEGIN IMMEDIATE")
             try:
+                connection.execute("BEGIN IMMEDIATE")
                 yield lambda statement, **parameters: _rows(connection.execute(statement, parameters))
                 connection.execute("COMMIT")
             except BaseException:

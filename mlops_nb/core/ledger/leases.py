@@ -33,7 +33,7 @@ def is_gone(row: dict[str, Any]) -> bool:
     state = ProcessIdentity(row["pid"], row["process_started"], row["boot"], row["host"]).state()
     return state == "dead" or (state == "unknown" and time.time() - unix_time(row["heartbeat"]) > STALE)
 
-# %% ../../../nbs/00_core/13_ledger_leases.ipynb #ade16829
+# %% ../../../nbs/00_core/13_ledger_leases.ipynb #840e7d41
 class Heart:
     "Says for the runs of this process that they live"
 
@@ -63,10 +63,12 @@ class Heart:
         self._stopped.set()
         if self._thread is not None and self._pid == os.getpid():
             self._thread.join()
+        self.__init__(self.database, self.pause)
 
     def _beat_on(self) -> None:
         database = Database(self.database.path, self.database.patience)
-        while not self._stopped.wait(self.pause):
+        stopped = self._stopped
+        while not stopped.wait(self.pause):
             try:
                 self._beat(database)
             except MlopsError as error:
