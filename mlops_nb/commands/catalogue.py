@@ -9,7 +9,7 @@ __all__ = ['PIPELINE', 'RANGE', 'RUN', 'PLAN', 'LINT', 'LIMIT', 'RUNS', 'SHOW', 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #c17d8fa7
 from .grammar import Argument, Command, Option
 
-# %% ../../nbs/95_cli/02_catalogue.ipynb #ca678f85
+# %% ../../nbs/95_cli/02_catalogue.ipynb #327516b4
 PIPELINE = Argument("PIPELINE", "a folder in nbs/pipelines", complete="pipeline")
 RANGE = (
     Option(("-p", "--param"), "set a parameter; repeat for more", "STEP.NAME=VALUE", many=True, complete="parameter"),
@@ -25,7 +25,11 @@ RUN = Command(
     "Work",
     "mlops_nb.commands.execute:run",
     (PIPELINE,),
-    (*RANGE, Option(("--events",), "write events as lines of JSON; 'stderr' is allowed", "PATH", complete="file")),
+    (
+        *RANGE,
+        Option(("--strict",), "refuse when a library notebook was changed and not exported"),
+        Option(("--events",), "write events as lines of JSON; 'stderr' is allowed", "PATH", complete="file"),
+    ),
     (
         ("mlops-nb run tabular", "the default data"),
         ("mlops-nb run tabular -p ingest.source=my.csv -p ingest.target=churned", "your own table"),

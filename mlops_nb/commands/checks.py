@@ -219,7 +219,7 @@ def check_git(settings: Settings, fix: bool) -> Iterator[Finding]:
         fixed = Finding("warn", "git", f"{driver.what}: {lack}", "mlops-nb doctor --fix")
         yield fixed if lack else Finding("ok", "git", f"{driver.what} is set up for notebooks")
 
-# %% ../../nbs/95_cli/43_checks.ipynb #b49c2ced
+# %% ../../nbs/95_cli/43_checks.ipynb #b4865aed
 def check_tracking(settings: Settings, fix: bool) -> Iterator[Finding]:
     "What leaves this machine: nothing, unless somebody says so"
     if settings.tracking.mode == "off":
@@ -232,21 +232,19 @@ def check_tracking(settings: Settings, fix: bool) -> Iterator[Finding]:
 
 def _check_mirrors(settings: Settings, fix: bool) -> Iterator[Finding]:
     from mlops_nb.core.ledger import Ledger
-    from mlops_nb.track.mirror import Mirror, log_file, report, start_writer
-    from mlops_nb.track.writer import leftovers
+    from mlops_nb.track.mirror import log_file, pending, write_pending
 
-    ledger = Ledger.open(settings, create=False)
-    waiting = [step for _, step in leftovers(ledger, set()) if step["state"] != "cached"]
+    waiting = pending(settings)
     if waiting and fix:
-        mirror = Mirror(settings)
-        mirror.process = start_writer(settings)
-        words = report(mirror.finish() or {"problems": []})
-        waiting = [step for _, step in leftovers(ledger, set()) if step["state"] != "cached"]
+        words = write_pending(settings)
+        waiting = pending(settings)
         yield Finding("warn" if words else "ok", "mirror", words or "W&B files are complete")
     if waiting:
         words = f"{counted(len(waiting), 'step')} not yet written to W&B files"
-        yield Finding("warn", "mirror", words, "mlops-nb doctor --fix, or the next run writes them.")
-    if failed := ledger.mirrors(state="failed"):
+        yield Finding("warn", "mirror", words, "mlops-nb doctor --fix, or the next run that computes something")
+    with Ledger.open(settings, create=False) as ledger:
+        failed = ledger.mirrors(state="failed")
+    if failed:
         words = f"{counted(len(failed), 'step')} could not be written to W&B files"
         yield Finding("warn", "mirror", words, f"See {_shown(log_file(settings), settings)}.")
 

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['chosen', 'plan', 'tell_plan', 'Lines', 'run', 'tell_end', 'serve_command']
 
-# %% ../../nbs/95_cli/10_execute.ipynb #53c11308
+# %% ../../nbs/95_cli/10_execute.ipynb #34d68ee6
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .look import tell_failure, verdict
+from .look import error_words, tell_failure, verdict
 from .terminal import Answer, Terminal, annotation, counted, duration, in_github, pad
 from ..core.settings import Settings, load_settings
 from ..pipeline.reporter import EventWriter, Reporter, Reporters
@@ -44,7 +44,7 @@ def tell_plan(screen: Terminal, document: Mapping[str, Any]) -> None:
     count = sum(step["action"] == "run" for step in steps)
     screen.line(f"{count} of {counted(len(steps), 'step')} would run" if count else "nothing to do")
 
-# %% ../../nbs/95_cli/10_execute.ipynb #f1e9ac57
+# %% ../../nbs/95_cli/10_execute.ipynb #c7344efe
 class Lines(Reporter):
     "Tells a person what happens in a run"
 
@@ -83,9 +83,9 @@ class Lines(Reporter):
             error = step.get("error")
             if error and in_github():
                 place = f"{step['step']}, cell {error['cell']}" if error.get("cell") else step["step"]
-                self.screen.line(annotation(error["message"], error.get("hint", ""), error.get("notebook"), place))
+                self.screen.line(annotation(error_words(error), error.get("hint", ""), error.get("notebook"), place))
 
-# %% ../../nbs/95_cli/10_execute.ipynb #323579d9
+# %% ../../nbs/95_cli/10_execute.ipynb #e7f1feb1
 def run(values: Any, screen: Terminal) -> Answer:
     "`mlops-nb run PIPELINE`"
     from mlops_nb.pipeline.parameters import parse_assignments
@@ -95,10 +95,11 @@ def run(values: Any, screen: Terminal) -> Answer:
     reporters: list[Reporter] = [Lines(screen)]
     if values.events:
         reporters.append(EventWriter.open(values.events))
-    result = run_pipeline(settings, values.pipeline, parameters, reporter=Reporters(*reporters), **chosen(values))
+    options = {**chosen(values), "strict": values.strict, "command": ["mlops-nb", *sys.argv[1:]]}
+    result = run_pipeline(settings, values.pipeline, parameters, reporter=Reporters(*reporters), **options)
     return Answer(result.document, lambda screen: tell_end(screen, result.document, settings), result.exit_code)
 
-# %% ../../nbs/95_cli/10_execute.ipynb #e9c005cf
+# %% ../../nbs/95_cli/10_execute.ipynb #52c35dcf
 def tell_end(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> None:
     "How a run ended"
     states = [step["state"] for step in run["steps"]]
@@ -132,9 +133,10 @@ def _tell_leaderboard(screen: Terminal, pipeline: str) -> None:
 
 
 def _tell_places(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> None:
-    folders = dict.fromkeys(str(Path(step["notebook"]).parent) for step in run["steps"] if step.get("notebook"))
-    for place in folders:
-        screen.line(f"notebooks  {place}/")
+    shown = [step for step in run["steps"] if step.get("notebook")]
+    failed = [step["notebook"] for step in shown if step["state"] == "failed"]
+    for place in failed or dict.fromkeys(f"{Path(step['notebook']).parent}/" for step in shown):
+        screen.line(f"notebooks  {place}")
     screen.line(f"more       mlops-nb show {run['run']}")
     if run["status"] == "ok" and run.get("models"):
         screen.line(f"next       {serve_command(settings)}")
