@@ -16,7 +16,7 @@ from typing import Any
 from ..core.errors import UsageError, did_you_mean
 from .artifacts import checked_points, fetch, give, read_manifest
 
-# %% ../../nbs/20_notebook/11_context.ipynb #94c9ff24
+# %% ../../nbs/20_notebook/11_context.ipynb #8c9087dd
 VARIABLE = "MLOPS_NB_STEP"
 
 
@@ -32,10 +32,9 @@ class RunContext:
         self.needs, self.gives = document["needs"], document["gives"]
 
     @classmethod
-    def from_environment(cls) -> "RunContext | None":
-        "The context of this process; None when no runner started it"
-        path = os.environ.get(VARIABLE)
-        return cls(json.loads(Path(path).read_bytes())) if path else None
+    def read_file(cls, path: str | os.PathLike[str]) -> "RunContext":
+        "The context that the runner wrote"
+        return cls(json.loads(Path(path).read_bytes()))
 
     @property
     def manifest(self) -> Path:

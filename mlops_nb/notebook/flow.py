@@ -5,26 +5,25 @@
 # %% auto #0
 __all__ = ['flow', 'Variants', 'Step', 'Flow', 'log']
 
-# %% ../../nbs/20_notebook/14_flow.ipynb #585a9db0
+# %% ../../nbs/20_notebook/14_flow.ipynb #7393f358
 import html
+import os
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from ..core.errors import MlopsError, UsageError
-from .context import RunContext
+from .context import VARIABLE, RunContext
 from .hand import HandContext, hand_context
 
-# %% ../../nbs/20_notebook/14_flow.ipynb #9181013c
-_known: dict[str, RunContext | None] = {}
-
-
-def _run_context() -> RunContext | None:
-    if "run" not in _known:
-        _known["run"] = RunContext.from_environment()
-    return _known["run"]
+# %% ../../nbs/20_notebook/14_flow.ipynb #e3d0a384
+@lru_cache(maxsize=1)
+def _told_by_runner(path: str) -> RunContext:
+    return RunContext.read_file(path)
 
 
 def _context() -> RunContext | HandContext:
-    return _run_context() or hand_context()
+    path = os.environ.get(VARIABLE)
+    return _told_by_runner(path) if path else hand_context()
 
 # %% ../../nbs/20_notebook/14_flow.ipynb #a0086724
 def _artifacts() -> dict[str, list[str]]:

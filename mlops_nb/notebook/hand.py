@@ -6,7 +6,7 @@
 __all__ = ['SESSION', 'REMEMBERED', 'Place', 'editor_path', 'find_place', 'Origin', 'ago', 'latest_run', 'run_origin',
            'HandContext', 'hand_context']
 
-# %% ../../nbs/20_notebook/13_hand.ipynb #7632e34c
+# %% ../../nbs/20_notebook/13_hand.ipynb #8c784d41
 import os
 import sys
 import time
@@ -19,10 +19,10 @@ from ..core.errors import UsageError, did_you_mean
 from ..core.settings import Settings, find_project, load_settings
 from .artifacts import fetch, give, read_manifest
 from .context import append_points
-from .matching import best_match, calling_namespace, executed_sources
+from .matching import best_match, calling_namespace, executed_statements
 from .source import StepSource, examine_pipeline, step_name, step_paths
 
-# %% ../../nbs/20_notebook/13_hand.ipynb #b4511370
+# %% ../../nbs/20_notebook/13_hand.ipynb #e8606a61
 SESSION = "JPY_SESSION_NAME"
 
 
@@ -88,7 +88,7 @@ def find_place(
     paths = _all_steps(settings)
     if editor:
         return Place(settings, _common_folder(paths, start), editor if editor in paths else None, True)
-    match = best_match(executed_sources(namespace), paths)
+    match = best_match(executed_statements(namespace), paths)
     ties = [path for path in match.ties if path.parent == start] or list(match.ties)
     step = ties[0] if len(ties) == 1 else None
     return Place(settings, _common_folder(ties or paths, start), step, match.sure)
