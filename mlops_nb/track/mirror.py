@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'DROPPED', 'PROGRAM', 'WAIT', 'SILENT', 'NEXT', 'writer_environment', 'log_file', 'start_writer', 'Mirror',
-           'say', 'report', 'run_started', 'step_committed', 'run_finished']
+           'say', 'report', 'run_started', 'step_committed', 'run_finished', 'pending', 'write_pending']
 
 # %% ../../nbs/40_track/06_mirror.ipynb #77d81244
 import json
@@ -190,3 +190,21 @@ def run_finished(run: dict[str, Any], settings: Settings) -> None:
         with _harmless(mirror):
             if words := report(mirror.finish() or {"problems": []}):
                 say(words)
+
+# %% ../../nbs/40_track/06_mirror.ipynb #48a54ef9
+def pending(settings: Settings) -> list[str]:
+    "`run/step` of the steps that the ledger has and W&B has not"
+    if settings.tracking.mode == "off":
+        return []
+    from mlops_nb.core.ledger import Ledger
+    from mlops_nb.track.writer import leftovers
+
+    with Ledger.open(settings, create=False) as ledger:
+        return [f"{run['run']}/{step['step']}" for run, step in leftovers(ledger, set())]
+
+
+def write_pending(settings: Settings, wait: float = WAIT) -> str:
+    "Write what is missing; what to say about it, empty when all went well"
+    mirror = Mirror(settings)
+    mirror.process = start_writer(settings)
+    return report(mirror.finish(wait) or {"problems": []})

@@ -171,8 +171,8 @@ def _assignments(run: Mapping[str, Any], names: Sequence[str]) -> str:
     texts = [(name, str(parameters[name])) for name in names if name in parameters]
     return "  ".join(f"{name}={text if len(text) <= LONGEST else text[: LONGEST - 1] + '…'}" for name, text in texts)
 
-# %% ../../nbs/40_track/05_tables.ipynb #53b677d7
-KNOWN = ("roc_auc", "average_precision", "f1", "accuracy", "r2", "rmse", "mae", "mse", "log_loss", "brier")
+# %% ../../nbs/40_track/05_tables.ipynb #bbb870d9
+KNOWN = ("roc_auc", "auc", "average_precision", "f1", "accuracy", "r2", "rmse", "mae", "mse", "log_loss", "brier")
 SMALLER = ("mse", "rmse", "mae", "mape", "log_loss", "brier", "loss", "error")
 
 

@@ -233,11 +233,13 @@ def test_a_cached_run_starts_nothing_and_is_added_by_the_next(tmp_path, capsys):
     commit(settings, first["run"], "ingest")
     ledger.set_mirror_state(first["run"], "ingest", "written", "x")
     end(settings, first)
+    assert mirror.pending(settings) == []
     cached = begin(settings, "20261101-120001-bbbb")
     mirror.step_committed(cached, commit(settings, cached["run"], "ingest", "cached"), settings)
     assert mirror._mirrors[cached["run"]].process is None
     end(settings, cached)
     assert not (settings.workspace.path / "wandb").exists()
+    assert mirror.pending(settings) == [f"{cached['run']}/ingest"]
 
     fresh = begin(settings, "20261101-120002-cccc")
     mirror.step_committed(fresh, commit(settings, fresh["run"], "ingest", metrics={"n": 1}), settings)
@@ -250,15 +252,23 @@ def test_a_cached_run_starts_nothing_and_is_added_by_the_next(tmp_path, capsys):
     assert "W&B" not in capsys.readouterr().err.replace("Writing W&B runs ...", "")
 
 
+def test_what_is_missing_can_be_written_without_a_run(tmp_path):
+    settings = new_project(tmp_path)
+    run = begin(settings, "20261101-120000-aaaa")
+    commit(settings, run["run"], "ingest", "cached", metrics={"n": 1})
+    Ledger.open(settings).end_run(run["run"], "ok")
+    assert mirror.write_pending(settings) == ""
+    assert find_run(settings.workspace.path, f"{run['run']}-ingest") and mirror.pending(settings) == []
+
+
 def test_off_writes_nothing_and_later_runs_respect_it(tmp_path):
     off = new_project(tmp_path, "off")
     run = begin(off, "20261101-120000-aaaa")
     mirror.step_committed(run, commit(off, run["run"], "ingest"), off)
     end(off, run)
     assert not (off.workspace.path / "wandb").exists() and mirror._mirrors == {}
-    from mlops_nb.track.writer import leftovers
-
-    assert leftovers(Ledger.open(off), set()) == []
+    later = off._replace(tracking=off.tracking._replace(mode="offline"))
+    assert mirror.pending(later) == mirror.pending(off) == []
 
 
 STEP = """
@@ -335,6 +345,7 @@ def test_what_a_killed_writer_left_is_written_by_the_next_run_and_a_broken_noteb
     assert find_run(settings.workspace.path, "20261101-120000-aaaa-ingest") is None
     ledger = Ledger.open(settings)
     assert ledger.reap() == ["20261101-120000-aaaa"]
+    assert mirror.pending(settings) == ["20261101-120000-aaaa/ingest"]
     run = begin(settings, "20261101-120001-bbbb")
     broken = commit(settings, run["run"], "ingest")
     (settings.project / broken["notebook"]).write_text("{")
