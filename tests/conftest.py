@@ -38,7 +38,7 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def default_run(tmp_path_factory):
     """The default run of the tabular pipeline, made once for all test processes; copy it to change it."""
-    from mlops_nb.core.locks import file_lock
+    from mlops_nb.core.locks import FileLock
 
     shared = tmp_path_factory.getbasetemp()
     if os.environ.get("PYTEST_XDIST_WORKER"):
@@ -46,7 +46,7 @@ def default_run(tmp_path_factory):
     project = Project(ROOT, shared / "default" / "workspace")
     answer = shared / "default" / "run.json"
     answer.parent.mkdir(exist_ok=True)
-    with file_lock(shared / "default" / "lock"):
+    with FileLock(shared / "default" / "lock", timeout=600):
         if not answer.exists():
             document = project.run()
             answer.write_text(json.dumps(document), encoding="utf-8")

@@ -22,7 +22,7 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold, TimeSeri
 from ..core.errors import UsageError
 from ..data.show import Grid
 
-# %% ../../nbs/50_model/20_evaluation.ipynb #26d40c59
+# %% ../../nbs/50_model/20_evaluation.ipynb #bb1d5f0e
 @dataclass(frozen=True)
 class Predictions:
     "What a model says of rows, beside the truth"
@@ -64,14 +64,16 @@ def predict_rows(
         predicted = np.asarray(model.predict(inputs), dtype=np.float64)
         if not np.isfinite(predicted).all():
             bad = int((~np.isfinite(predicted)).sum())
-            raise UsageError(f"The model predicts no number for {bad} of {len(rows)} rows.", "Train with smaller steps.")
+            raise UsageError(
+                f"The model predicts no number for {bad} of {len(rows)} rows.", "Train with smaller steps."
+            )
         return Predictions(task, rows[target].to_numpy(np.float64), predicted)
     classes = tuple(str(name) for name in model.classes_)
     probabilities = np.asarray(model.predict_proba(inputs), dtype=np.float64)
     predicted = np.array(classes, dtype=object)[probabilities.argmax(axis=1)]
     return Predictions(task, rows[target].astype("str").to_numpy(object), predicted, probabilities, classes, positive)
 
-# %% ../../nbs/50_model/20_evaluation.ipynb #e5ba0c0e
+# %% ../../nbs/50_model/20_evaluation.ipynb #d949c436
 SMALLER_IS_BETTER = frozenset({"log_loss", "brier", "mse", "rmse", "mae"})
 MAIN_METRIC = {"binary": "roc_auc", "multiclass": "f1", "regression": "rmse"}
 
@@ -84,11 +86,12 @@ def _both_classes(indicators: np.ndarray) -> np.ndarray:
 
 def _binary(found: Predictions) -> dict[str, float]:
     truth, alarm, scores = found.is_positive, found.predicted == found.positive, found.scores
+    none_is_zero: dict[str, Any] = {"zero_division": 0}
     numbers = {
         "accuracy": sk.accuracy_score(truth, alarm),
-        "precision": sk.precision_score(truth, alarm, zero_division=0),
-        "recall": sk.recall_score(truth, alarm, zero_division=0),
-        "f1": sk.f1_score(truth, alarm, zero_division=0),
+        "precision": sk.precision_score(truth, alarm, **none_is_zero),
+        "recall": sk.recall_score(truth, alarm, **none_is_zero),
+        "f1": sk.f1_score(truth, alarm, **none_is_zero),
         "log_loss": sk.log_loss(truth, scores, labels=[False, True]),
         "brier": sk.brier_score_loss(truth, scores, labels=[False, True]),
     }
@@ -139,7 +142,7 @@ def score(
     "The metrics of the task, by name"
     return {name: float(value) for name, value in SCORES[found.task](found).items()}
 
-# %% ../../nbs/50_model/20_evaluation.ipynb #c98fbec8
+# %% ../../nbs/50_model/20_evaluation.ipynb #c4741269
 Weighted = Callable[[np.ndarray], np.ndarray]  # (draws, rows) weights -> (draws,) values
 
 
@@ -159,7 +162,9 @@ def _ranks(truth: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], tupl
 
     def at_each_score(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         drawn = weights[:, order]
-        return np.add.reduceat(drawn * positive, starts, axis=1), np.add.reduceat(drawn * (1 - positive), starts, axis=1)
+        return np.add.reduceat(drawn * positive, starts, axis=1), np.add.reduceat(
+            drawn * (1 - positive), starts, axis=1
+        )
 
     return at_each_score
 
@@ -195,7 +200,7 @@ def weighted_average_precision(
 
     return value
 
-# %% ../../nbs/50_model/20_evaluation.ipynb #7eeb169c
+# %% ../../nbs/50_model/20_evaluation.ipynb #2797ab2e
 def _confusion(found: Predictions) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]:
     "Weights of hits, alarms and cases of each class: three arrays (draws, classes)"
     truth = found.indicators
@@ -219,7 +224,9 @@ def _class_metrics(found: Predictions) -> dict[str, Weighted]:
 
 def _ranking_metrics(found: Predictions) -> dict[str, Weighted]:
     assert found.probabilities is not None
-    columns = [found.classes.index(found.positive)] if found.positive else np.flatnonzero(_both_classes(found.indicators))
+    columns = (
+        [found.classes.index(found.positive)] if found.positive else np.flatnonzero(_both_classes(found.indicators))
+    )
     truth, scores = found.indicators, found.probabilities
     kinds = {"roc_auc": weighted_roc_auc, "average_precision": weighted_average_precision}
 
@@ -307,7 +314,7 @@ def baseline(
     dummy.fit(np.zeros((len(train), 1)), truth)
     return predict_rows(dummy, test, target, task, positive)
 
-# %% ../../nbs/50_model/20_evaluation.ipynb #682f7c0d
+# %% ../../nbs/50_model/20_evaluation.ipynb #32d5273d
 FOLDS = 5
 
 
@@ -324,7 +331,7 @@ def make_folds(
     if by == "time" and column in rows:
         order = np.argsort(rows[column].to_numpy(), kind="stable")
         return [(order[fit], order[held]) for fit, held in TimeSeriesSplit(FOLDS).split(order)]
-    if by == "group" and column in rows and rows[column].nunique() >= FOLDS:
+    if by == "group" and column in rows and len(rows[column].unique()) >= FOLDS:
         groups = rows[column].astype("str").fillna("")
         return list(GroupKFold(FOLDS).split(places, groups=groups))
     if task == "regression":
@@ -347,9 +354,10 @@ def cross_validate(
     results = []
     for fit, held in folds or make_folds(rows, target, task):
         known = rows.iloc[fit]
-        if task != "regression" and known[target].nunique() < 2:
+        if task != "regression" and len(known[target].unique()) < 2:
             continue
-        fitted = clone(estimator).fit(known.drop(columns=target), known[target])
+        copy: Any = clone(estimator)
+        fitted = copy.fit(known.drop(columns=target), known[target])
         results.append(score(_known_classes(fitted, rows.iloc[held], target, task, positive)))
     return pd.DataFrame(results)
 
@@ -357,10 +365,10 @@ def cross_validate(
 def _known_classes(fitted: Any, held: pd.DataFrame, target: str, task: str, positive: str | None) -> Predictions:
     "Predictions of the held rows whose class the fitted model knows"
     if task != "regression":
-        held = held[held[target].isin(list(fitted.classes_))]
+        held = held.loc[held[target].isin(list(fitted.classes_)).to_numpy()]
     return predict_rows(fitted, held, target, task, positive)
 
-# %% ../../nbs/50_model/20_evaluation.ipynb #7ab3b5e5
+# %% ../../nbs/50_model/20_evaluation.ipynb #62dab143
 @dataclass(frozen=True)
 class Evaluation:
     "The metrics of a model on test rows, with their companions"
@@ -375,9 +383,12 @@ class Evaluation:
     @property
     def cross_validation(self) -> dict[str, float]:
         "Mean and standard deviation over the folds: `roc_auc_mean`, `roc_auc_std`"
-        means, spreads = self.folds.mean(), self.folds.std(ddof=1).fillna(0)
-        pairs = [(f"{name}_mean", means[name]) for name in means.index] + [(f"{name}_std", spreads[name]) for name in means.index]
-        return {name: float(value) for name, value in sorted(pairs) if np.isfinite(value)}
+        found: dict[str, float] = {}
+        for name in self.folds:
+            values = self.folds[name].dropna().to_numpy(np.float64)
+            found[f"{name}_mean"] = float(values.mean())
+            found[f"{name}_std"] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        return found
 
     def grid(self) -> Grid:
         "One row a metric"
