@@ -17,7 +17,7 @@ from typing import Any
 
 from .definitions import digest
 
-# %% ../../nbs/30_pipeline/05_distributions.ipynb #44a192db
+# %% ../../nbs/30_pipeline/05_distributions.ipynb #076858c9
 OWN = "mlops-nb"  # counts by definition and by one number for its plumbing, never by version
 ABSENT = "absent"
 _METADATA = (".dist-info", ".egg-info", ".egg-link", ".pth")
@@ -38,7 +38,7 @@ def installation_state(
         except OSError:  # an entry of the path that is no folder: a zip file, or nothing
             continue
         if names:
-            state += [path, str(os.stat(path).st_mtime_ns), *names]
+            state += [path, *names]
     return digest(*state)
 
 # %% ../../nbs/30_pipeline/05_distributions.ipynb #6c0de671
@@ -63,7 +63,7 @@ def installed() -> dict[str, Any]:
     packages = {module: sorted(set(map(_normal, names))) for module, names in metadata.packages_distributions().items()}
     return {"packages": packages, "versions": versions, "requires": requires}
 
-# %% ../../nbs/30_pipeline/05_distributions.ipynb #12483b35
+# %% ../../nbs/30_pipeline/05_distributions.ipynb #14af5b83
 class Distributions:
     "What is installed, read once per state of the installation"
 
@@ -72,33 +72,35 @@ class Distributions:
         path: str | os.PathLike[str] | None = None,  # where the table is kept; None: nowhere
     ):
         self.path = pathlib.Path(path) if path else None
-        self._table: dict[str, Any] | None = None
+        self._kept: dict[str, Any] = {}  # the table and the state it belongs to
 
     @property
     def table(self) -> dict[str, Any]:
         "Packages, versions and requirements"
-        if self._table is None:
+        if not self._kept:
             state = installation_state()
-            self._table = self._load(state) or self._keep(state, installed())
-        return self._table
+            kept = self._load()
+            self._kept = kept if kept.get("state") == state else {"state": state, "table": installed(), "fresh": True}
+        return self._kept["table"]
 
-    def _load(self, state: str) -> dict[str, Any] | None:
+    def _load(self) -> dict[str, Any]:
         try:
             kept = json.loads(self.path.read_bytes()) if self.path else {}
         except (OSError, ValueError):
-            return None
-        return kept["table"] if isinstance(kept, dict) and kept.get("state") == state else None
+            return {}
+        return kept if isinstance(kept, dict) else {}
 
-    def _keep(self, state: str, table: dict[str, Any]) -> dict[str, Any]:
-        if self.path is not None:
-            temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
-            try:
-                self.path.parent.mkdir(exist_ok=True)
-                temporary.write_text(json.dumps({"state": state, "table": table}), encoding="utf-8")
-                os.replace(temporary, self.path)
-            except OSError:  # a table that cannot be kept costs time, never a result
-                temporary.unlink(missing_ok=True)
-        return table
+    def save(self) -> None:
+        "Keep the table for the next process, where there is a workspace to keep it in"
+        if self.path is None or not self._kept.pop("fresh", False):
+            return
+        temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
+        try:
+            self.path.parent.mkdir(exist_ok=True)
+            temporary.write_text(json.dumps(self._kept), encoding="utf-8")
+            os.replace(temporary, self.path)
+        except OSError:  # a table that cannot be kept costs time, never a result
+            temporary.unlink(missing_ok=True)
 
     def version(self, name: str) -> str:
         "Version of a distribution, or 'absent'"

@@ -85,7 +85,7 @@ def step_code(step: StepSource) -> StepCode:
     cells = [[cell.number, found] for cell in counted if (found := _hash(cell))]
     return StepCode(cells, uses, gives)
 
-# %% ../../nbs/30_pipeline/07_fingerprint.ipynb #9f72257f
+# %% ../../nbs/30_pipeline/07_fingerprint.ipynb #408c60f8
 def _types_from(packages: set[str]) -> set[str]:
     "Types of artifacts whose values can come from some packages"
     return {name for name in serializers if {kind.partition(".")[0] for kind in python_types(name)} & packages}
@@ -112,7 +112,8 @@ class Fingerprints:
         self.modules: dict[str, dict[str, pathlib.Path]] = {}  # step -> modules it reaches
 
     def save(self) -> None:
-        "Keep what was learned about unchanged files"
+        "Keep what was learned about files and packages"
+        self.distributions.save()
         self.files.save()
         self._modules.save()
 

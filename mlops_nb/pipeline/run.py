@@ -122,7 +122,7 @@ class Run:
         self.emit("step_committed", step=step)
         return step
 
-# %% ../../nbs/30_pipeline/16_run.ipynb #5c94c937
+# %% ../../nbs/30_pipeline/16_run.ipynb #f2c25b3d
 def _store_sources(run: Run) -> dict[str, str]:
     "Keep notebooks and reached modules; name -> digest"
     project, planner = run.settings.project, run.plan.planner
@@ -152,6 +152,7 @@ def _begin(run: Run, command: Sequence[str], strict: bool) -> None:
     for lost in run.ledger.reap():
         run.reporter.warning(f"Run {lost} did not end: its process is gone. What it finished is reused.")
     _warn_unexported(run, strict)
+    run.plan.planner.fingerprints.save()
     sources = _store_sources(run)
     run.ledger.begin_run(
         run.id,

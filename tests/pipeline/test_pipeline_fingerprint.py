@@ -306,7 +306,10 @@ def test_distributions_follow_requirements_not_extras(tmp_path, monkeypatch):
     info = fake_distribution(site, "tiny_two", "2.0")
     monkeypatch.syspath_prepend(site)
     kept = tmp_path / "distributions.json"
-    assert Distributions(kept).behind(["tiny_one"]) == {"tiny-one": "1.0", "tiny-two": "2.0"}
+    first = Distributions(kept)
+    assert first.behind(["tiny_one"]) == {"tiny-one": "1.0", "tiny-two": "2.0"}
+    first.save()
+    assert kept.exists()
     info.rename(site / "tiny_two-2.1.dist-info")
     (site / "tiny_two-2.1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: tiny_two\nVersion: 2.1\n")
     assert Distributions(kept).behind(["tiny_one"])["tiny-two"] == "2.1"
