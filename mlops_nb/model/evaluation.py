@@ -7,7 +7,7 @@ __all__ = ['SMALLER_IS_BETTER', 'MAIN_METRIC', 'SCORES', 'Weighted', 'FOLDS', 'P
            'weighted_roc_auc', 'weighted_average_precision', 'weighted_metrics', 'intervals', 'baseline', 'make_folds',
            'cross_validate', 'Evaluation', 'evaluate']
 
-# %% ../../nbs/50_model/20_evaluation.ipynb #d8da8824
+# %% ../../nbs/50_model/20_evaluation.ipynb #7bd8f14b
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn import metrics as sk
-from sklearn.base import clone
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold, TimeSeriesSplit
 
 from ..core.errors import UsageError
 from ..data.show import Grid
+from .train import refit
 
-# %% ../../nbs/50_model/20_evaluation.ipynb #bb1d5f0e
+# %% ../../nbs/50_model/20_evaluation.ipynb #26d40c59
 @dataclass(frozen=True)
 class Predictions:
     "What a model says of rows, beside the truth"
@@ -142,7 +142,7 @@ def score(
     "The metrics of the task, by name"
     return {name: float(value) for name, value in SCORES[found.task](found).items()}
 
-# %% ../../nbs/50_model/20_evaluation.ipynb #c4741269
+# %% ../../nbs/50_model/20_evaluation.ipynb #c98fbec8
 Weighted = Callable[[np.ndarray], np.ndarray]  # (draws, rows) weights -> (draws,) values
 
 
@@ -200,7 +200,7 @@ def weighted_average_precision(
 
     return value
 
-# %% ../../nbs/50_model/20_evaluation.ipynb #2797ab2e
+# %% ../../nbs/50_model/20_evaluation.ipynb #7eeb169c
 def _confusion(found: Predictions) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]:
     "Weights of hits, alarms and cases of each class: three arrays (draws, classes)"
     truth = found.indicators
@@ -314,7 +314,7 @@ def baseline(
     dummy.fit(np.zeros((len(train), 1)), truth)
     return predict_rows(dummy, test, target, task, positive)
 
-# %% ../../nbs/50_model/20_evaluation.ipynb #32d5273d
+# %% ../../nbs/50_model/20_evaluation.ipynb #81ed4e09
 FOLDS = 5
 
 
@@ -356,8 +356,7 @@ def cross_validate(
         known = rows.iloc[fit]
         if task != "regression" and len(known[target].unique()) < 2:
             continue
-        copy: Any = clone(estimator)
-        fitted = copy.fit(known.drop(columns=target), known[target])
+        fitted = refit(estimator, known.drop(columns=target), known[target].to_numpy(), task)
         results.append(score(_known_classes(fitted, rows.iloc[held], target, task, positive)))
     return pd.DataFrame(results)
 
