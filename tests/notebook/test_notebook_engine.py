@@ -1,0 +1,250 @@
+"""Execution of steps with real kernels: ends, saves, secrets, orphans."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from step_files import text_of, write_notebook
+
+from mlops_nb.core.errors import StorageError
+from mlops_nb.notebook import execution
+from mlops_nb.notebook.engine import execute_step
+
+RUNNER = """
+import sys
+from mlops_nb.notebook.engine import execute_step
+try:
+    execute_step(sys.argv[1], sys.argv[2], {}, cwd=".")
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.fixture(autouse=True)
+def private_jupyter(tmp_path, monkeypatch):
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Execute cells as a step; result and executed notebook."""
+
+    def execute(*cells, parameters=None, **options):
+        path = write_notebook(tmp_path / "40_train.ipynb", *cells)
+        before = path.read_bytes()
+        result = execute_step(path, tmp_path / "out.ipynb", parameters or {}, cwd=tmp_path, **options)
+        assert path.read_bytes() == before
+        return result, json.loads((tmp_path / "out.ipynb").read_text(encoding="utf-8"))
+
+    return execute
+
+
+def no_kernels(seconds=10):
+    """Whether all children of this process are gone, soon."""
+    _, alive = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=seconds)
+    return not [process for process in alive if "ipykernel" in " ".join(process.cmdline())]
+
+
+def untagged(source):
+    return {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": [], "source": source}
+
+
+PRINTS = """
+import os, sys
+from mlops_nb.notebook.redact import secret
+print(rows, os.environ["SHOP_PASSWORD"], "postgresql://shop:tiger-99@db/x", secret(token))
+print(os.environ["ADDED"], "GONE" in os.environ, "JPY_SESSION_NAME" in os.environ, "spoiled" in globals())
+"""
+
+
+def test_a_step_gets_its_parameters_and_tells_no_secrets(run, tmp_path, monkeypatch):
+    (tmp_path / "settings.ini").write_text("[package]\nname = demo\n")
+    (tmp_path / "token").write_text("swordfish-7\n")
+    (tmp_path / "ipython/profile_default/startup").mkdir(parents=True)
+    (tmp_path / "ipython/profile_default/startup/00.py").write_text("spoiled = True\n")
+    environment = {"SHOP_PASSWORD": "hunter22", "GONE": "1", "JPY_SESSION_NAME": "x.ipynb"}
+    for name, value in {**environment, "IPYTHONDIR": str(tmp_path / "ipython")}.items():
+        monkeypatch.setenv(name, value)
+    places = []
+    result, executed = run(
+        "# Fit",
+        untagged("#| parameters\nrows: int = 3  # how many\ntoken: str = 'env:NONE'  # of the shop"),
+        PRINTS,
+        "for i in range(1000): print(end=f'\\rrow {i}')",
+        {**untagged("1 / 0"), "metadata": {"tags": ["skip-execution"]}},
+        "print('\\udcff')",
+        parameters={"rows": 7, "token": "file:token"},
+        environment={"ADDED": "yes", "GONE": None},
+        on_progress=lambda *place: places.append(place),
+    )
+    assert result["error"] is None
+    shown = text_of(executed).splitlines()
+    assert shown[0] == "7 [redacted] postgresql://shop:[redacted]@db/x [redacted]"
+    assert shown[1:3] == ["yes False False False", "row 999\ufffd"]
+    assert places == [(number, 6, "Fit") for number in range(1, 7)]
+    metadata = executed["metadata"]["papermill"]
+    assert (metadata["input_path"], metadata["output_path"]) == ("40_train.ipynb", "out.ipynb")
+    assert metadata["parameters"] == {"rows": 7, "token": "file:token"}
+    whole = (tmp_path / "out.ipynb").read_text(encoding="utf-8")
+    assert not [word for word in ("hunter22", "swordfish", str(tmp_path)) if word in whole]
+
+
+ENDS = {
+    "import ctypes\nctypes.string_at(0)": ("KernelDied", "killed by SIGSEGV", 2),
+    "import os\nos._exit(7)": ("KernelDied", "exit status 7", None),
+    "import os\nos.kill(os.getpid(), 9)": ("KernelDied", "killed by SIGKILL: memory ran out, most likely", None),
+    "x = 1\ninput('name?')": ("StdinNotImplementedError", "input requests", 2),
+    "x = 1\nraise UsageError('no column x.', 'Add it.')": ("UsageError", "no column x.", 2),
+    "def f():\n    return 1 / 0\nf()": ("ZeroDivisionError", "division by zero", 3),
+    "x = (1": ("SyntaxError", "incomplete input", 1),
+}
+
+
+@pytest.mark.parametrize("source", ENDS)
+def test_every_end_is_told_with_cell_section_and_line(run, source):
+    kind, message, line = ENDS[source]
+    imports = "from mlops_nb.core.errors import UsageError"
+    started = time.monotonic()
+    result, executed = run("# Title", imports, "## Fit", source, "print('after')")
+    error = result["error"]
+    assert (error["type"], error["cell"], error["heading"], error["line"]) == (kind, 4, "Fit", line)
+    assert message in error["message"]
+    assert error["hint"] or kind in ("ZeroDivisionError", "SyntaxError")
+    assert error["source"] == (source.split("\n")[line - 1] if line else "")
+    assert error["notebook"] == "40_train.ipynb"
+    assert time.monotonic() - started < 30
+    failed = next(cell for cell in executed["cells"] if "".join(cell["source"]) == source)
+    assert failed["metadata"]["papermill"]["status"] == "failed"
+    assert executed["cells"][0]["metadata"]["tags"] == ["papermill-error-cell-tag"]
+    assert "after" not in text_of(executed)
+    assert no_kernels()
+
+
+def test_a_step_may_take_only_so_long(run):
+    result, _ = run("import time", "time.sleep(60)", timeout=1)
+    assert result["error"]["type"] == "StepTimeout"
+    assert result["error"]["message"] == "The step took longer than 1 seconds."
+    assert "timeout under [pipeline]" in result["error"]["hint"]
+    assert result["seconds"] < 30
+    assert no_kernels()
+
+
+def test_a_secret_that_leads_nowhere_stops_before_the_kernel(run):
+    from mlops_nb.core.errors import UsageError
+
+    with pytest.raises(UsageError, match="environment variable NOWHERE_AT_ALL is not set"):
+        run("x = 1", parameters={"token": "env:NOWHERE_AT_ALL"})
+
+
+def test_a_full_disk_stops_the_step_and_its_kernel(run, monkeypatch):
+    calls = []
+
+    def full(*arguments):
+        calls.append(arguments)
+        raise StorageError("out.ipynb cannot be written: the disk is full.", "Free some space.")
+
+    monkeypatch.setattr(execution, "write_notebook", full)
+    with pytest.raises(StorageError, match="disk is full"):
+        run("x = 1", "import time; time.sleep(60)")
+    assert calls
+    assert no_kernels()
+
+
+LONG = """
+import os, subprocess, time
+child = subprocess.Popen(["sleep", "300"])
+open("pids", "w").write(f"{os.getpid()} {child.pid}")
+"""
+NOISY = "for i in range(100_000):\n    print('x' * 200)\n    time.sleep(0.001)"
+
+
+@pytest.fixture
+def runner(tmp_path):
+    """A runner in a process of its own, in the middle of a long cell; it, kernel and output."""
+    step, output = write_notebook(tmp_path / "10_long.ipynb", LONG, NOISY), tmp_path / "out.ipynb"
+    process = subprocess.Popen([sys.executable, "-c", RUNNER, str(step), str(output)], cwd=tmp_path)
+    end = time.monotonic() + 60
+    while not (tmp_path / "pids").exists() or not (tmp_path / "pids").read_text():
+        assert time.monotonic() < end and process.poll() is None
+        time.sleep(0.05)
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    yield process, [psutil.Process(pid) for pid in pids], output
+    process.kill()
+    process.wait()
+
+
+def test_a_killed_runner_leaves_no_kernel_and_a_readable_notebook(runner):
+    process, (kernel, child), output = runner
+    end = time.monotonic() + 3
+    sizes = set()
+    while time.monotonic() < end:
+        sizes.add(len(json.loads(output.read_text(encoding="utf-8"))["cells"][1]["outputs"]))
+    process.kill()
+    process.wait()
+    psutil.wait_procs([kernel], timeout=5)
+    assert not kernel.is_running()
+    assert json.loads(output.read_text(encoding="utf-8"))["cells"]
+    assert max(sizes) > 0
+    assert not list(output.parent.glob(".*.tmp"))
+    child.kill()
+
+
+def test_an_interrupt_ends_the_kernel_with_all_its_children(runner):
+    process, processes, output = runner
+    started = time.monotonic()
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(20) == 130
+    assert time.monotonic() - started < 10
+    psutil.wait_procs(processes, timeout=5)
+    assert not [process for process in processes if process.is_running()]
+    executed = json.loads(output.read_text(encoding="utf-8"))
+    assert executed["cells"][1]["outputs"][-1]["ename"] == "KeyboardInterrupt"
+    assert executed["cells"][1]["metadata"]["papermill"]["status"] == "failed"
+
+
+RICH = """
+import matplotlib.pyplot as plt
+from IPython.display import HTML, display
+figure, axes = plt.subplots(figsize=(1, 1))
+axes.plot([1, 2])
+plt.show()
+display(HTML("<b>größer</b>\\n<i>x</i>"))
+print("one", flush=True)
+print("two")
+{"a": 1}
+"""
+
+
+def test_jupyters_server_writes_the_same_bytes(run, tmp_path):
+    """What JupyterLab saves when nothing was touched, by way of its server's own manager."""
+    from jupyter_server.services.contents.filemanager import FileContentsManager
+
+    run("# Größe\ntext", RICH, {"cell_type": "raw", "metadata": {}, "source": "raw\n"})
+    before = (tmp_path / "out.ipynb").read_bytes()
+    manager = FileContentsManager(root_dir=str(tmp_path))
+    model = manager.get("out.ipynb")
+    assert [cell["metadata"]["trusted"] for cell in model["content"]["cells"] if cell["cell_type"] == "code"] == [True]
+    manager.save({"type": "notebook", "format": "json", "content": model["content"]}, "out.ipynb")
+    assert (tmp_path / "out.ipynb").read_bytes() == before
+
+
+def test_plain_papermill_with_our_engine(tmp_path, monkeypatch):
+    monkeypatch.setenv("SHOP_PASSWORD", "hunter22")
+    step = write_notebook(
+        tmp_path / "10_sum.ipynb",
+        "#| parameters\nrows: int = 3",
+        "import os\nprint(rows, os.environ['SHOP_PASSWORD'])",
+        kernelspec={"name": "gone-env", "display_name": "Gone", "language": "python"},
+    )
+    command = [sys.executable, "-m", "papermill", "--engine", "mlops_nb", str(step), "out.ipynb", "-p", "rows", "5"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    executed = json.loads(Path(tmp_path, "out.ipynb").read_text(encoding="utf-8"))
+    assert text_of(executed) == "5 [redacted]\n"
+    assert "hunter22" not in Path(tmp_path, "out.ipynb").read_text(encoding="utf-8")
