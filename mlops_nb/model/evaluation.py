@@ -7,7 +7,7 @@ __all__ = ['SMALLER_IS_BETTER', 'MAIN_METRIC', 'SCORES', 'Weighted', 'FOLDS', 'P
            'weighted_roc_auc', 'weighted_average_precision', 'weighted_metrics', 'intervals', 'baseline', 'make_folds',
            'cross_validate', 'Evaluation', 'evaluate']
 
-# %% ../../nbs/50_model/20_evaluation.ipynb #7bd8f14b
+# %% ../../nbs/50_model/20_evaluation.ipynb #16e1564a
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,14 +20,15 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold, TimeSeri
 
 from ..core.errors import UsageError
 from ..data.show import Grid
+from .schema import Task
 from .train import refit
 
-# %% ../../nbs/50_model/20_evaluation.ipynb #26d40c59
+# %% ../../nbs/50_model/20_evaluation.ipynb #284829fc
 @dataclass(frozen=True)
 class Predictions:
     "What a model says of rows, beside the truth"
 
-    task: str  # binary, multiclass or regression
+    task: Task
     truth: np.ndarray  # (rows,) classes as text, or numbers
     predicted: np.ndarray  # (rows,) of the same type
     probabilities: np.ndarray | None = None  # (rows, classes); None for a regression
@@ -55,7 +56,7 @@ def predict_rows(
     model: Any,  # a fitted estimator or a Model
     rows: pd.DataFrame,  # the target included
     target: str,
-    task: str,
+    task: Task,
     positive: str | None = None,  # of a binary task
 ) -> Predictions:
     "Predict rows whose truth is known; raises a UsageError when a prediction is no number"
@@ -142,7 +143,7 @@ def score(
     "The metrics of the task, by name"
     return {name: float(value) for name, value in SCORES[found.task](found).items()}
 
-# %% ../../nbs/50_model/20_evaluation.ipynb #c98fbec8
+# %% ../../nbs/50_model/20_evaluation.ipynb #c4741269
 Weighted = Callable[[np.ndarray], np.ndarray]  # (draws, rows) weights -> (draws,) values
 
 
@@ -200,7 +201,7 @@ def weighted_average_precision(
 
     return value
 
-# %% ../../nbs/50_model/20_evaluation.ipynb #7eeb169c
+# %% ../../nbs/50_model/20_evaluation.ipynb #2797ab2e
 def _confusion(found: Predictions) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]:
     "Weights of hits, alarms and cases of each class: three arrays (draws, classes)"
     truth = found.indicators
@@ -300,12 +301,12 @@ def intervals(
     bounds = {name: np.nanquantile(np.concatenate(drawn), [outside, 1 - outside]) for name, drawn in values.items()}
     return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
 
-# %% ../../nbs/50_model/20_evaluation.ipynb #bfe14db3
+# %% ../../nbs/50_model/20_evaluation.ipynb #2417619f
 def baseline(
     train: pd.DataFrame,
     test: pd.DataFrame,
     target: str,
-    task: str,
+    task: Task,
     positive: str | None = None,
 ) -> Predictions:
     "What a model predicts that ignores the features"
@@ -314,14 +315,14 @@ def baseline(
     dummy.fit(np.zeros((len(train), 1)), truth)
     return predict_rows(dummy, test, target, task, positive)
 
-# %% ../../nbs/50_model/20_evaluation.ipynb #81ed4e09
+# %% ../../nbs/50_model/20_evaluation.ipynb #1a1765db
 FOLDS = 5
 
 
 def make_folds(
     rows: pd.DataFrame,
     target: str,
-    task: str,
+    task: Task,
     by: str = "random",  # random, group or time
     column: str = "",  # of the groups or times
     seed: int = 0,
@@ -346,7 +347,7 @@ def cross_validate(
     estimator: Any,  # the pipeline; a fresh copy is fitted in each fold
     rows: pd.DataFrame,  # training rows, target included
     target: str,
-    task: str,
+    task: Task,
     positive: str | None = None,
     folds: list[tuple[np.ndarray, np.ndarray]] | None = None,  # default: `make_folds` at random
 ) -> pd.DataFrame:
@@ -361,7 +362,7 @@ def cross_validate(
     return pd.DataFrame(results)
 
 
-def _known_classes(fitted: Any, held: pd.DataFrame, target: str, task: str, positive: str | None) -> Predictions:
+def _known_classes(fitted: Any, held: pd.DataFrame, target: str, task: Task, positive: str | None) -> Predictions:
     "Predictions of the held rows whose class the fitted model knows"
     if task != "regression":
         held = held.loc[held[target].isin(list(fitted.classes_)).to_numpy()]
