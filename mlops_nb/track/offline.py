@@ -92,7 +92,7 @@ def figure_page(svg: str) -> str:
     image = b64encode(svg.encode()).decode()
     return f'<!doctype html><img style="max-width:100%" alt="figure" src="data:image/svg+xml;base64,{image}">'
 
-# %% ../../nbs/40_track/03_offline.ipynb #599b2775
+# %% ../../nbs/40_track/03_offline.ipynb #fbeb3afd
 def _add_artifacts(run: Any, record: dict[str, Any]) -> list[str]:
     "Log what the step gave and used; what could not be logged, in words"
     present = {item["path"]: Path(item["path"]).is_file() for item in record["outputs"] + record["inputs"]}
@@ -106,11 +106,12 @@ def _add_artifacts(run: Any, record: dict[str, Any]) -> list[str]:
 
 def _use_artifacts(run: Any, inputs: list[dict[str, Any]]) -> list[str]:
     "Publish the records that say what the step read"
-    publish = getattr(getattr(run, "_interface", None), "publish_artifact", None)
-    if publish is None:
-        return ["inputs, which this version of W&B does not record offline"] if inputs else []
-    for item in inputs:
-        publish(run, _artifact(item), aliases=[], is_user_created=True, use_after_commit=True)
+    try:
+        for item in inputs:
+            publish = run._interface.publish_artifact
+            publish(run, _artifact(item), aliases=[], is_user_created=True, use_after_commit=True)
+    except (AttributeError, TypeError):
+        return ["inputs, which this version of W&B does not record offline"]
     return []
 
 

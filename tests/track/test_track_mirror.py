@@ -16,6 +16,7 @@ import pytest
 
 from mlops_nb.core.hashing import sha256_bytes
 from mlops_nb.core.ledger import Ledger
+from mlops_nb.core.locks import process_start
 from mlops_nb.core.settings import load_settings
 from mlops_nb.core.store import Store
 from mlops_nb.track import mirror
@@ -331,9 +332,9 @@ def test_a_killed_runner_still_gets_its_w_and_b_run_and_leaves_no_orphan(tmp_pat
     settings = new_project(tmp_path)
     writer = kill_a_runner(settings, kill_writer=False)
     deadline = time.monotonic() + 60
-    while Path(f"/proc/{writer}").exists() and time.monotonic() < deadline:
+    while process_start(writer) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not Path(f"/proc/{writer}").exists()
+    assert process_start(writer) is None
     assert read(settings, "20261101-120000-aaaa", "ingest")["summary"]["rows"] == 3
 
 
