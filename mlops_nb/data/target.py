@@ -103,7 +103,7 @@ def positive_class(
         return rare, f"it is the rarer one ({rows[rare]:,} of {sum(rows.values()):,} rows)"
     return often, "both are equally frequent, and it is the later in the alphabet"
 
-# %% ../../nbs/10_data/18_target.ipynb #74905b69
+# %% ../../nbs/10_data/18_target.ipynb #8efa79c5
 def _check_varied(column: Column) -> None:
     "Refuse a target without a value, or with one value only"
     values, name = column.values.dropna(), quote(column.name)
@@ -140,7 +140,10 @@ def _check_task(column: Column, task: str) -> None:
             f"A binary task needs two classes, and {name} has {distinct:,}.", "Use -p ingest.task=multiclass, or auto."
         )
     if column.kind == "date":
-        raise UsageError(f"The target {name} holds dates.", "Predict a number (days until...) or a class instead.")
+        raise UsageError(
+            f"The target {name} holds dates.",
+            "Choose another column (-p ingest.target=...), or make a number of it: days until...",
+        )
 
 # %% ../../nbs/10_data/18_target.ipynb #9af1d275
 @dataclass
