@@ -7,7 +7,7 @@ __all__ = ['serializers', 'SHOWN', 'Serializer', 'register_serializer', 'type_of
            'Json', 'JsonSerializer', 'Metrics', 'MetricsSerializer', 'Stored', 'StoredFigure', 'StoredReport', 'Figure',
            'FigureSerializer', 'Report', 'ReportSerializer', 'File', 'FileSerializer']
 
-# %% ../../nbs/00_core/07_serializers.ipynb #93a75db0
+# %% ../../nbs/00_core/07_serializers.ipynb #89bfdee8
 import base64
 import html
 import json
@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from .errors import UsageError
 from .hashing import canonical_json
-from .registry import Registry
+from .registry import Registry, artifact_types
 
 # %% ../../nbs/00_core/07_serializers.ipynb #a5c1cb0c
 class Serializer(Protocol):
@@ -300,7 +300,7 @@ class ReportSerializer:
         "The page's file"
         return StoredReport(path, meta)
 
-# %% ../../nbs/00_core/07_serializers.ipynb #9dd51adf
+# %% ../../nbs/00_core/07_serializers.ipynb #6089609c
 class File:
     "A file as an artifact"
 
@@ -329,3 +329,5 @@ class FileSerializer:
 
 register_serializer("Report", ReportSerializer(), (Report,))
 register_serializer("File", FileSerializer(), (File, Path))
+for announced in artifact_types:
+    register_serializer(*announced)
