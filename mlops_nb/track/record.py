@@ -62,22 +62,30 @@ def _metric(name: str) -> str:
     "W&B groups charts by what stands before a slash, and cannot sort by a name with a dot"
     return name.replace(".", "/")
 
-# %% ../../nbs/40_track/02_record.ipynb #27430de8
-KINDS = {"Table": "dataset", "Model": "model", "ModelPackage": "model"}
+# %% ../../nbs/40_track/02_record.ipynb #1524f1a1
+KINDS = {"Table": ("dataset", ".parquet"), "Model": ("model", ".skops"), "ModelPackage": ("model", ".zip")}
+
+
+def _kind(type_name: str, meta: dict[str, Any]) -> tuple[str, str]:
+    "W&B's type, and the ending of the file's name"
+    if type_name in KINDS:
+        return KINDS[type_name]
+    known = serializers[type_name].suffix if type_name in serializers else ""
+    return type_name.lower(), meta.get("suffix") or known
 
 
 def _artifact(pipeline: str, step: str, name: str, entry: dict[str, Any], settings: Settings) -> dict[str, Any]:
     "One artifact in W&B's words"
-    kind, digest = entry["type"], entry["sha256"]
-    suffix = serializers[kind].suffix if kind in serializers else ""
+    digest, meta = entry["sha256"], entry.get("meta", {})
+    kind, suffix = _kind(entry["type"], meta)
     return {
         "label": name,
-        "kind": kind,
+        "kind": entry["type"],
         "name": _name(f"{pipeline}-{step}-{name}"),
-        "type": KINDS.get(kind, kind.lower()),
+        "type": kind,
         "file": f"{name}{suffix}",
         "path": _relative(settings.workspace.path / "objects" / digest[:2] / digest, settings),
-        "metadata": {"type": kind, "sha256": digest, **entry.get("meta", {})},
+        "metadata": {"type": entry["type"], "sha256": digest, **meta},
     }
 
 
