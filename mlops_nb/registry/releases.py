@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'DOCUMENT', 'POINTER', 'KEPT', 'LEFT_BEHIND', 'REMEDY', 'Arm', 'Document', 'publish', 'prune', 'generations',
-           'Release', 'damaged', 'is_intact', 'read_release', 'released_models', 'choose_model']
+           'Release', 'damaged', 'is_intact', 'is_current', 'read_release', 'released_models', 'choose_model']
 
-# %% ../../nbs/60_registry/01_releases.ipynb #32ce580c
+# %% ../../nbs/60_registry/01_releases.ipynb #c0604107
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,7 +138,7 @@ def _age(path: Path) -> float:
     except FileNotFoundError:
         return 0.0
 
-# %% ../../nbs/60_registry/01_releases.ipynb #894a5816
+# %% ../../nbs/60_registry/01_releases.ipynb #8652dd94
 REMEDY = "Publish it again with `make run` or `mlops-nb run <pipeline>`; if this is a Bento, build it again after that."
 
 
@@ -156,10 +156,13 @@ class Release:
         arms = ", ".join(f"version {arm.version} ({arm.weight:.0%})" for arm in self.document.arms)
         return f"{self.document.model}, generation {self.document.generation}: {arms}"
 
-    def verify(self) -> "Release":
+    def verify(
+        self,
+        hash_of: Callable[[Path], str] = sha256_file,  # one that remembers makes this cheap
+    ) -> "Release":
         "Compare every file with its hash; a `StorageError` names the first that differs"
         for name, digest in self.document.files.items():
-            if _hash_or_none(self.folder / name) != digest:
+            if _hash_or_none(self.folder / name, hash_of) != digest:
                 raise damaged(self.folder, f"{name} is missing or has another content than {DOCUMENT} says")
         return self
 
@@ -182,9 +185,9 @@ def damaged(folder: Path, what: str) -> StorageError:
     return StorageError(f"Release {folder.parent.name}/{folder.name} is damaged: {what}.", REMEDY, value=str(folder))
 
 
-def _hash_or_none(path: Path) -> str | None:
+def _hash_or_none(path: Path, hash_of: Callable[[Path], str]) -> str | None:
     try:
-        return sha256_file(path)
+        return hash_of(path)
     except FileNotFoundError:
         return None
 
@@ -203,13 +206,26 @@ def _read_document(folder: Path) -> Document:
     return document
 
 
-def is_intact(folder: Path) -> bool:
+def is_intact(
+    folder: Path,
+    hash_of: Callable[[Path], str] = sha256_file,
+) -> bool:
     "Whether the release is there and every file has the content that it should"
     try:
-        Release(folder).verify()
+        Release(folder).verify(hash_of)
     except (StorageError, OSError):
         return False
     return True
+
+
+def is_current(
+    releases: Path,  # `releases` in the workspace
+    document: Document,
+    hash_of: Callable[[Path], str] = sha256_file,
+) -> bool:
+    "Whether `document` is what its model's pointer names, and intact"
+    folder = releases / document.model
+    return _pointed(folder) == document.folder() and is_intact(folder / document.folder(), hash_of)
 
 # %% ../../nbs/60_registry/01_releases.ipynb #2bedfa38
 def read_release(

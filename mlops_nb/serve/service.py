@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['ONE_THREAD', 'logger', 'NOTE', 'keep_quiet', 'StartError', 'find_release', 'is_worker', 'end_server',
            'own_metrics_folder', 'Predictions', 'loaded', 'PredictionService', 'describe', 'TrainedImage', 'image_of',
-           'bento_name', 'make_service']
+           'make_service']
 
-# %% ../../nbs/70_serve/08_service.ipynb #5dc5252e
+# %% ../../nbs/70_serve/08_service.ipynb #b793f59a
 import atexit
 import logging
 import os
-import re
 import shutil
 import signal
 import sys
@@ -30,6 +29,7 @@ from bentoml.images import Image
 
 from ..core.errors import MlopsError
 from ..core.settings import Settings, load_settings
+from ..registry.bento_store import bento_name
 from ..registry.releases import Release, choose_model, read_release
 from .app import App, Application
 from .meter import SHARED
@@ -190,13 +190,6 @@ def image_of(
         lock_python_packages=False,
         pack_git_packages=False,
     )
-
-# %% ../../nbs/70_serve/08_service.ipynb #33d7ce6b
-def bento_name(
-    model: str,
-) -> str:
-    "The model's name as BentoML's stores can hold it"
-    return re.sub(r"[^a-z0-9._-]+", "_", model.lower()).strip("._-")[:63].rstrip("._-") or "model"
 
 # %% ../../nbs/70_serve/08_service.ipynb #ca051f41
 def make_service() -> PredictionService:
