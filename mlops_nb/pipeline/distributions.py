@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['OWN', 'ABSENT', 'installation_state', 'installed', 'Distributions']
 
-# %% ../../nbs/30_pipeline/05_distributions.ipynb #79b45713
+# %% ../../nbs/30_pipeline/05_distributions.ipynb #ffadea45
 import json
 import os
 import pathlib
 import re
-import secrets
 import sys
 from collections.abc import Iterable
 from typing import Any
 
 from .definitions import digest
+from .statcache import keep_json
 
 # %% ../../nbs/30_pipeline/05_distributions.ipynb #076858c9
 OWN = "mlops-nb"  # counts by definition and by one number for its plumbing, never by version
@@ -63,7 +63,7 @@ def installed() -> dict[str, Any]:
     packages = {module: sorted(set(map(_normal, names))) for module, names in metadata.packages_distributions().items()}
     return {"packages": packages, "versions": versions, "requires": requires}
 
-# %% ../../nbs/30_pipeline/05_distributions.ipynb #14af5b83
+# %% ../../nbs/30_pipeline/05_distributions.ipynb #97012ebd
 class Distributions:
     "What is installed, read once per state of the installation"
 
@@ -92,15 +92,8 @@ class Distributions:
 
     def save(self) -> None:
         "Keep the table for the next process, where there is a workspace to keep it in"
-        if self.path is None or not self._kept.pop("fresh", False):
-            return
-        temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
-        try:
-            self.path.parent.mkdir(exist_ok=True)
-            temporary.write_text(json.dumps(self._kept), encoding="utf-8")
-            os.replace(temporary, self.path)
-        except OSError:  # a table that cannot be kept costs time, never a result
-            temporary.unlink(missing_ok=True)
+        if self.path is not None and self._kept.pop("fresh", False):
+            keep_json(self.path, self._kept)
 
     def version(self, name: str) -> str:
         "Version of a distribution, or 'absent'"

@@ -78,7 +78,7 @@ class RunResult(NamedTuple):
     document: dict[str, Any]
     exit_code: int  # 0 ok, 1 a step failed, 2 storage, 3 refused, 4 busy, 130 interrupted
 
-# %% ../../nbs/30_pipeline/16_run.ipynb #ef0b5e48
+# %% ../../nbs/30_pipeline/16_run.ipynb #af58331f
 class _StepEnded(Exception):
     "A step failed or refused, and nothing after it can run"
 
@@ -99,6 +99,7 @@ class Run:
         self.document = run_document(self.id, plan.pipeline.name, self.redactor.json(flat(plan.values)))
         self.given: dict[str, Artifacts | None] = {}
         self.contents: dict[str, bytes] = {}
+        self.begun = False  # does the ledger know this run?
         self.current: Attempt | None = None  # the one that is being tried
         self.interruption = Interruption()
 
@@ -122,7 +123,7 @@ class Run:
         self.emit("step_committed", step=step)
         return step
 
-# %% ../../nbs/30_pipeline/16_run.ipynb #f2c25b3d
+# %% ../../nbs/30_pipeline/16_run.ipynb #a1a84abf
 def _store_sources(run: Run) -> dict[str, str]:
     "Keep notebooks and reached modules; name -> digest"
     project, planner = run.settings.project, run.plan.planner
@@ -148,20 +149,21 @@ def _warn_unexported(run: Run, strict: bool) -> None:
     run.reporter.warning(f"{message} To use the changes, run nbdev-export first.")
 
 
-def _begin(run: Run, command: Sequence[str], strict: bool) -> None:
+def _prepare(run: Run, strict: bool) -> dict[str, str]:
+    "What is done before the run begins; the digests of its sources"
     for lost in run.ledger.reap():
         run.reporter.warning(f"Run {lost} did not end: its process is gone. What it finished is reused.")
-    _warn_unexported(run, strict)
     run.plan.planner.fingerprints.save()
-    sources = _store_sources(run)
-    run.ledger.begin_run(
-        run.id,
-        run.plan.pipeline.name,
-        run.document["parameters"],
-        command=run.redactor.json(list(command)),
-        git=git_state(run.settings.project),
-        sources=sources,
-    )
+    _warn_unexported(run, strict)
+    return _store_sources(run)
+
+
+def _begin(run: Run, sources: dict[str, str], command: Sequence[str]) -> None:
+    "Enter the run into the ledger, and tell"
+    facts = {"command": run.redactor.json(list(command)), "git": git_state(run.settings.project), "sources": sources}
+    with run.interruption.shield():
+        run.ledger.begin_run(run.id, run.plan.pipeline.name, run.document["parameters"], **facts)
+        run.begun = True
     run.reporter.run_started(run.document)
     run.emit("run_started")
 
@@ -265,7 +267,7 @@ def _commit(run: Run, decision: Decision, attempt: Attempt, outcome: Outcome) ->
     facts = {"seconds": outcome.seconds, "notebook": attempt.notebook, "manifest": committed["manifest"]}
     run.add(step_document(run.id, name, "done", reasons, **facts, key=decision.key, attempt=attempt.place))
 
-# %% ../../nbs/30_pipeline/16_run.ipynb #d1ca67f2
+# %% ../../nbs/30_pipeline/16_run.ipynb #92d77646
 def _fail(run: Run, attempt: Attempt, reasons: Sequence[str], error: dict[str, Any], seconds: float) -> None:
     "Enter that a step failed, and why"
     run.current = None
@@ -287,6 +289,8 @@ def _skip_rest(run: Run, because: str) -> None:
 def _close(run: Run, status: str, error: dict[str, Any] | None, because: str) -> None:
     "Enter how the run ended; on a disk that takes nothing any more, at least tell"
     run.document |= {"status": status, "error": error, "seconds": round(time.monotonic() - run.started, 3)}
+    if not run.begun:
+        return
     try:
         if run.current and error:
             _fail(run, run.current, run.plan.decisions[run.current.step.name].reasons, error, 0.0)
@@ -295,7 +299,7 @@ def _close(run: Run, status: str, error: dict[str, Any] | None, because: str) ->
     except MlopsError as trouble:
         run.reporter.warning(f"How the run ended could not be recorded: {trouble.message} It will read as crashed.")
 
-# %% ../../nbs/30_pipeline/16_run.ipynb #9eee3fe1
+# %% ../../nbs/30_pipeline/16_run.ipynb #109827ab
 def _steps(run: Run) -> None:
     "Go through the steps"
     for number, (name, planned) in enumerate(run.plan.decisions.items(), 1):
@@ -318,9 +322,10 @@ def _complete(run: Run) -> None:
 ENDS = {"Refused": ("refused", 3), "StorageError": ("failed", 2)}  # others: failed, 1
 
 
-def _attend(run: Run) -> int:
+def _attend(run: Run, sources: dict[str, str], command: Sequence[str]) -> int:
     "Go through the run, and see that it ends in one of the ways a run can end; the exit code"
     try:
+        _begin(run, sources, command)
         _steps(run)
         _complete(run)
         return 0
@@ -364,9 +369,10 @@ def run_pipeline(
     with Ledger.open(settings) as ledger:
         run = Run(settings, plan, ledger, hears, plan.planner.force)
         with run.interruption:
-            _begin(run, command, strict)
-            code = _attend(run)
-        run.emit("run_finished")
-        plan.planner.fingerprints.save()
+            code = _attend(run, _prepare(run, strict), command)
+        try:
+            run.emit("run_finished")
+        except KeyboardInterrupt:  # the run is over and recorded; only whoever still listened was cut short
+            hears.warning("Stopped before everything that follows a run was done; the run itself is complete.")
     hears.finished(run.document)
     return RunResult(run.document, code)

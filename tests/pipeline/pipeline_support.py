@@ -39,8 +39,8 @@ sys.exit(result.exit_code)
 
 
 def cell(source: str, number: int) -> dict[str, Any]:
-    """A cell: text that begins with '# ' is prose."""
-    if source.startswith("# "):
+    """A cell: text that begins with '# ' or '## ' is prose."""
+    if source.startswith(("# ", "## ")):
         return {"cell_type": "markdown", "id": f"c{number}", "metadata": {}, "source": source}
     tags = ["parameters"] if source.startswith("#| parameters") else []
     code = {"cell_type": "code", "id": f"c{number}", "metadata": {"tags": tags}, "source": source}
