@@ -62,13 +62,13 @@ def test_a_changed_file_is_named_and_nothing_is_loaded(tmp_path, served_project)
 
 def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path):
     project = make_project(tmp_path / "project")
-    release(project, trusted=["os.system"])
+    release(project, foreign=True)
     with open(project / "settings.ini", "a") as settings:
         settings.write("[serving]\nworkers = 2\n")
     done = serve(project, tmp_path / "home")
     text = said(done)
     assert done.returncode == 1
-    assert text.count("not trusted: os.system") == 1
+    assert text.count("The model holds os.getenv") == 1
 
 
 def in_process(project, monkeypatch, **extra):
