@@ -15,7 +15,7 @@ from typing import Any
 from ..core.settings import Settings
 from .record import wandb_id
 
-# %% ../../nbs/40_track/03_offline.ipynb #65084b02
+# %% ../../nbs/40_track/03_offline.ipynb #aef8d87d
 QUIET = {
     "WANDB_MODE": "offline",
     "WANDB_SILENT": "true",
@@ -38,18 +38,19 @@ QUIET = {
 }
 
 
-def environment(
-    settings: Settings,
-) -> dict[str, str]:
+def environment(settings: Settings) -> dict[str, str]:
     "Variables under which W&B stays offline and inside the workspace; disabled where tracking is off"
     if settings.tracking.mode == "off":
-        return {**QUIET, "WANDB_MODE": "disabled"}
-    workspace = str(settings.workspace.path)
-    folders = {"WANDB_DIR": "", "WANDB_DATA_DIR": "-data", "WANDB_CACHE_DIR": "-cache", "WANDB_CONFIG_DIR": "-config"}
+        return QUIET | {"WANDB_MODE": "disabled"}
+    workspace = settings.workspace.path
     places = {
-        name: os.path.join(workspace, f"wandb{suffix}") if suffix else workspace for name, suffix in folders.items()
+        "WANDB_DIR": workspace,
+        "WANDB_DATA_DIR": workspace / "wandb-data",
+        "WANDB_ARTIFACT_DIR": workspace / "wandb-data",
+        "WANDB_CACHE_DIR": workspace / "wandb-cache",
+        "WANDB_CONFIG_DIR": workspace / "wandb-config",
     }
-    return {**QUIET, **places, "WANDB_ARTIFACT_DIR": places["WANDB_DATA_DIR"]}
+    return QUIET | {name: str(place) for name, place in places.items()}
 
 # %% ../../nbs/40_track/03_offline.ipynb #0cb17eac
 def step_environment(

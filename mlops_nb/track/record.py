@@ -157,7 +157,7 @@ def _notes(step: dict[str, Any]) -> str:
     place = f" ({error['notebook']}, cell {error['cell']})" if error.get("notebook") and error.get("cell") else ""
     return f"{error.get('type')}: {error.get('message')}{place}" if error else ""
 
-# %% ../../nbs/40_track/02_record.ipynb #244fae6f
+# %% ../../nbs/40_track/02_record.ipynb #c0c5bf03
 def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
@@ -169,8 +169,9 @@ def _points(path: Path) -> list[dict[str, Any]]:
 
 
 def _outputs(run: dict[str, Any], step: dict[str, Any], folder: Path, settings: Settings) -> list[dict[str, Any]]:
-    "What the step gave: as its manifest tells, else as the run's document does"
-    gives = _json(folder / "manifest.json").get("gives") or step.get("artifacts") or {}
+    "What the step gave, with what its manifest knows about it"
+    known = {entry["sha256"]: entry for entry in _json(folder / "manifest.json").get("gives", {}).values()}
+    gives = {name: {**known.get(entry["sha256"], {}), **entry} for name, entry in (step.get("artifacts") or {}).items()}
     return [_artifact(run["pipeline"], step["step"], name, entry, settings) for name, entry in sorted(gives.items())]
 
 

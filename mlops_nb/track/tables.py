@@ -328,13 +328,13 @@ def _leader(
     state, took = state_text(run["status"]), duration(run.get("seconds"))
     return [place, run["run"], many, state, value, delta, _models(run, versions), _assignments(run, names), took]
 
-# %% ../../nbs/40_track/05_tables.ipynb #b3ffcb24
+# %% ../../nbs/40_track/05_tables.ipynb #9d8b2f56
 def _ask_ledger(pipeline: str | None, limit: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     "Runs, newest first, and the registered model versions"
     from mlops_nb.core.ledger import Ledger
 
-    ledger = Ledger.open(load_settings())
-    return ledger.runs(pipeline=pipeline, limit=limit), ledger.versions()
+    with Ledger.open(load_settings(), create=False) as ledger:
+        return ledger.runs(pipeline=pipeline, limit=limit), ledger.versions()
 
 
 def runs(

@@ -64,7 +64,7 @@ def pages(record: dict[str, Any], base: Path) -> dict[str, str]:
             found[f"reports/{item['label']}"] = file.read_text(encoding="utf-8")
     return found
 
-# %% ../../nbs/40_track/04_writer.ipynb #81bd9812
+# %% ../../nbs/40_track/04_writer.ipynb #a51396a3
 WORDS = 300
 
 
@@ -98,16 +98,20 @@ class Writer:
                 write_run(record, self.workspace)
                 self.ledger.set_mirror_state(run["run"], step["step"], "written", record["id"])
                 self.written += 1
+            except OSError:
+                raise
             except Exception as error:
+                traceback.print_exc()
                 self.problems.append(f"{step['step']}: {in_short(error)}")
-                self.ledger.set_mirror_state(run["run"], step["step"], "failed", None)
+                before = self.ledger.mirror_state(run["run"], step["step"])
+                self.ledger.set_mirror_state(run["run"], step["step"], "given up" if before else "failed")
 
     def _record(self, run: dict[str, Any], step: dict[str, Any]) -> dict[str, Any]:
         record = step_record(run, step, self.settings)
         record["pages"] = pages(record, base_folder(self.settings))
         return redact(record, (run.get("parameters") or {}).values(), self.settings.project)
 
-# %% ../../nbs/40_track/04_writer.ipynb #c5a2f733
+# %% ../../nbs/40_track/04_writer.ipynb #07b7b87b
 LOOK_BACK = 50  # runs
 CACHED_BACK = 10
 
@@ -118,7 +122,7 @@ def leftovers(ledger: Any, skip: set[str]) -> list[tuple[dict[str, Any], dict[st
     for age, row in enumerate(ledger.runs(limit=LOOK_BACK)):
         if row["run"] not in skip and row["status"] != "running":
             states = SHOWN if age < CACHED_BACK else COMPUTED
-            known = {mirror["step"] for mirror in ledger.mirrors(row["run"])}
+            known = {mirror["step"] for mirror in ledger.mirrors(row["run"]) if mirror["state"] != "failed"}
             run = ledger.run(row["run"]) if EVERY_STEP not in known else {"steps": []}
             found += [(run, step) for step in run["steps"] if step["step"] not in known and step["state"] in states]
     return sorted(found, key=lambda pair: pair[1]["state"] == "cached")

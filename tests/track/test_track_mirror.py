@@ -357,6 +357,10 @@ def test_what_a_killed_writer_left_is_written_by_the_next_run_and_a_broken_noteb
     assert find_run(settings.workspace.path, f"{run['run']}-train")
     assert "W&B runs of some steps were not written: ingest: " in capsys.readouterr().err
     assert [row["step"] for row in ledger.mirrors(run["run"], state="failed")] == ["ingest"]
+    assert mirror.pending(settings) == [f"{run['run']}/ingest"]
+    assert "ingest: " in mirror.write_pending(settings)
+    assert [row["step"] for row in ledger.mirrors(run["run"], state="given up")] == ["ingest"]
+    assert mirror.pending(settings) == []
 
 
 def test_a_missing_wandb_is_one_warning(tmp_path, capsys, monkeypatch):
