@@ -74,7 +74,8 @@ def test_a_step_gets_its_parameters_and_tells_no_secrets(run, tmp_path, monkeypa
     places = []
     result, executed = run(
         "# Fit",
-        untagged("#| parameters\nrows: int = 3  # how many\ntoken: str = 'env:NONE'  # of the shop"),
+        "from mlops_nb import Secret",
+        untagged("#| parameters\nrows: int = 3  # how many\ntoken: Secret = 'env:NONE'  # of the shop"),
         PRINTS,
         "for i in range(1000): print(end=f'\\rrow {i}')",
         {**untagged("1 / 0"), "metadata": {"tags": ["skip-execution"]}},
@@ -87,7 +88,7 @@ def test_a_step_gets_its_parameters_and_tells_no_secrets(run, tmp_path, monkeypa
     shown = text_of(executed).splitlines()
     assert shown[0] == "7 [redacted] postgresql://shop:[redacted]@db/x [redacted]"
     assert shown[1:3] == ["yes False False False", "row 999\ufffd"]
-    assert places == [(number, 6, "Fit") for number in range(1, 7)]
+    assert places == [(number, 7, "Fit") for number in range(1, 8)]
     metadata = executed["metadata"]["papermill"]
     assert (metadata["input_path"], metadata["output_path"]) == ("40_train.ipynb", "out.ipynb")
     assert metadata["parameters"] == {"rows": 7, "token": "file:token"}
@@ -139,7 +140,7 @@ def test_a_secret_that_leads_nowhere_stops_before_the_kernel(run):
     from mlops_nb.core.errors import UsageError
 
     with pytest.raises(UsageError, match="environment variable NOWHERE_AT_ALL is not set"):
-        run("x = 1", parameters={"token": "env:NOWHERE_AT_ALL"})
+        run("from mlops_nb.notebook.redact import secret", "x = secret('env:NOWHERE_AT_ALL')")
 
 
 def test_a_full_disk_stops_the_step_and_its_kernel(run, monkeypatch):
