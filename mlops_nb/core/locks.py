@@ -47,6 +47,8 @@ def process_start(pid: int) -> str | None:
 @cache
 def host_name() -> str:
     "The name of this machine"
+    if hasattr(os, "uname"):
+        return os.uname().nodename
     import platform
 
     return platform.node()

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,7 @@ def now(
 
 def unix_time(text: str) -> float:
     "Seconds since 1970 of a time that the ledger wrote"
-    import calendar
-
-    return calendar.timegm(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")) + float(f"0{text[19:-1]}")
+    return datetime.fromisoformat(text).timestamp()
 
 
 def to_text(value: Any) -> str | None:
