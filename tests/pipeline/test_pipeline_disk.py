@@ -1,0 +1,83 @@
+"""A workspace on a real disk that is full, or read-only."""
+
+import os
+import subprocess
+
+import pytest
+from pipeline_support import Project, finish, gives, states
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 4 MB in memory."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    try:
+        made = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        made = False
+    if not made:
+        pytest.skip("no permission to mount a small file system")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def fill(place):
+    """Write until nothing more goes in."""
+    with open(place / "filler", "wb", buffering=0) as filler:
+        for size in (65536, 1024, 1):
+            try:
+                while filler.write(b"x" * size) == size:
+                    pass
+            except OSError:
+                continue
+
+
+@pytest.fixture
+def project(tmp_path, disk):
+    project = Project(tmp_path / "project")
+    project.file("settings.ini", f"[workspace]\npath = {disk}/workspace\n[tracking]\nmode = off\n")
+    project.step("10_split", "#| parameters\nsize: int = 3", "flow.train = list(range(size))")
+    project.step("20_train", "flow.model = sum(flow.split.train)")
+    return project
+
+
+def test_a_disk_that_fills_up(project, disk):
+    first = project.run()
+    assert states(first) == {"split": "done", "train": "done"}
+    fill(disk)
+    code, document = finish(project.start(parameters={"split.size": "4"}))
+    error = document["error"]
+    assert code == 2 and error["type"] == "StorageError" and "full" in error["message"] and error["hint"]
+    os.unlink(disk / "filler")
+    assert {run["status"] for run in project.ledger.runs()} <= {"ok", "failed", "crashed"}
+    again = project.run()
+    assert states(again) == {"split": "cached", "train": "cached"} and gives(again) == gives(first)
+
+
+def test_a_disk_that_fills_up_while_a_step_runs(project, disk):
+    project.run()
+    filler = (
+        f"with open('{disk}/filler', 'wb', buffering=0) as f:\n    try:\n        while f.write(b'x' * 4096): pass\n"
+    )
+    project.step("10_split", filler + "    except OSError: pass", "flow.train = list(range(100_000))")
+    code, document = finish(project.start())
+    error = document.get("error") or document["steps"][0]["error"]
+    assert code == 2 and error["type"] == "StorageError" and "full" in error["message"]
+    os.unlink(disk / "filler")
+    assert project.ledger.runs()[0]["status"] in ("failed", "crashed")
+    project.step("10_split", "flow.train = list(range(100_000))")
+    assert states(project.run()) == {"split": "done", "train": "done"}
+
+
+def test_a_disk_that_is_read_only(project, disk):
+    first = project.run()
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    assert project.plan().runs == [], "looking is possible"
+    code, document = finish(project.start())
+    assert code == 2 and document["error"]["type"] == "StorageError" and document["error"]["hint"]
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    again = project.run()
+    assert set(states(again).values()) == {"cached"} and gives(again) == gives(first)
+    assert len(project.ledger.runs()) == 2
