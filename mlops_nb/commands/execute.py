@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['chosen', 'plan', 'tell_plan', 'Lines', 'run', 'tell_end', 'serve_command']
 
-# %% ../../nbs/95_cli/10_execute.ipynb #34d68ee6
+# %% ../../nbs/95_cli/10_execute.ipynb #ae137e88
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .look import error_words, tell_failure, verdict
+from .look import error_words, tell_failure
 from .terminal import Answer, Terminal, annotation, counted, duration, in_github, pad
 from ..core.settings import Settings, load_settings
 from ..pipeline.reporter import EventWriter, Reporter, Reporters
@@ -99,7 +99,7 @@ def run(values: Any, screen: Terminal) -> Answer:
     result = run_pipeline(settings, values.pipeline, parameters, reporter=Reporters(*reporters), **options)
     return Answer(result.document, lambda screen: tell_end(screen, result.document, settings), result.exit_code)
 
-# %% ../../nbs/95_cli/10_execute.ipynb #52c35dcf
+# %% ../../nbs/95_cli/10_execute.ipynb #ee76f452
 def tell_end(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> None:
     "How a run ended"
     states = [step["state"] for step in run["steps"]]
@@ -115,13 +115,17 @@ def tell_end(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> No
 
 
 def _tell_models(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> None:
+    if not run.get("models"):
+        return
     from mlops_nb.core.ledger import Ledger
+    from mlops_nb.registry.versions import verdict_of
 
-    ledger = Ledger.open(settings, create=False)
-    for model in run.get("models") or []:
-        why = verdict(ledger, model)
-        aliases = "".join(f" ★ {alias}" for alias in model["aliases"])
-        screen.line(f"model      {model['name']} version {model['version']}{aliases}{f': {why}' if why else ''}")
+    with Ledger.open(settings, create=False) as ledger:
+        for model in run["models"]:
+            verdict = verdict_of(ledger, model["name"], model["version"])
+            aliases = "".join(f" ★ {alias}" for alias in model["aliases"])
+            why = f": {verdict['reason']}" if verdict else ""
+            screen.line(f"model      {model['name']} version {model['version']}{aliases}{why}")
 
 
 def _tell_leaderboard(screen: Terminal, pipeline: str) -> None:
