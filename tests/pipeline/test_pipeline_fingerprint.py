@@ -260,6 +260,13 @@ def test_needs_count_by_type_and_content(project):
     assert len(keys) == 3
 
 
+def test_code_that_an_artifact_brings_along(project):
+    project.file("churn/features.py", "class Clip:\n    limit = 3\nclass Other: ...")
+    meta = {"estimator": "Ridge", "types": ["churn.features.Clip", "numpy.dtype", "no.such.Thing", "3.11"]}
+    needs = {"b.x": {"type": "Json", "sha256": "3f" * 32, "meta": meta}}
+    assert list(parts_of(project, "x = flow.b.x", needs=needs)["definitions"]) == ["churn.features:Clip"]
+
+
 def read(path):
     """The text of a file."""
     return Path(path).read_text()
