@@ -7,8 +7,8 @@ __all__ = ['DTYPES', 'HALF', 'FAR', 'FIFTHS', 'CHECKS', 'Rules', 'Case', 'check_
            'check_ranges', 'check_balance', 'check_constant', 'check_categories', 'check_time', 'check_leakage',
            'check_table']
 
-# %% ../../nbs/10_data/20_checks.ipynb #fbbcf0cc
-from collections.abc import Callable
+# %% ../../nbs/10_data/20_checks.ipynb #66a83aac
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 
 from .findings import Findings, Level
-from .leakage import column_scores
+from .leakage import Score, column_scores
 from .rows import row_hashes
 from .show import count, listing, quote, show_number, show_share
 
-# %% ../../nbs/10_data/20_checks.ipynb #cae57256
+# %% ../../nbs/10_data/20_checks.ipynb #560e24ab
 @dataclass(frozen=True)
 class Rules:
     "What a table may have before it is refused"
@@ -41,6 +41,7 @@ class Case:
     profile: dict[str, Any]
     rules: Rules
     findings: Findings
+    scores: Sequence[Score] | None = None  # of each column alone, if they are known already
 
     @property
     def target(self) -> pd.Series:
@@ -277,13 +278,16 @@ def _check_drift(case: Case, order: np.ndarray, column: str) -> None:
     message = f"From fifth to fifth in the {along}, the {_measured(case)} is {values}: {advice}."
     case.findings.add("warning" if column else "info", "drift", message, case.profile["target"], low=low, high=high)
 
-# %% ../../nbs/10_data/20_checks.ipynb #02794f79
+# %% ../../nbs/10_data/20_checks.ipynb #dce5740d
 def check_leakage(case: Case) -> None:
     "Features that alone predict the target nearly perfectly, or are a copy of it"
     names = [*case.profile["features"], case.profile["target"]]
     level: Level = "violation" if case.rules.leakage == "refuse" else "warning"
     measure = "area under the curve" if case.classes else "share of variance explained"
-    for score in column_scores(case.table.loc[:, names], case.profile["target"], case.profile["task"]):
+    scores = case.scores
+    if scores is None:
+        scores = column_scores(case.table.loc[:, names], case.profile["target"], case.profile["task"])
+    for score in scores:
         if score.copy:
             message = "The column is the target in other words: leave it out unless it is known beforehand."
             case.findings.add(level, "leakage", message, score.column, score=score.value)
@@ -293,7 +297,7 @@ def check_leakage(case: Case) -> None:
             )
             case.findings.add(level, "leakage", message, score.column, score=score.value)
 
-# %% ../../nbs/10_data/20_checks.ipynb #2a93d71b
+# %% ../../nbs/10_data/20_checks.ipynb #0a0e20ee
 CHECKS: tuple[Callable[[Case], None], ...] = (
     check_missing,
     check_duplicates,
@@ -310,9 +314,10 @@ def check_table(
     table: pd.DataFrame,
     profile: dict[str, Any],  # from `ingest`
     rules: Rules = Rules(),
+    scores: Sequence[Score] | None = None,  # from `column_scores`, if they are known already
 ) -> Findings:
     "Everything that is noteworthy about a table; violations first"
-    case = Case(table, profile, rules, Findings(caption="What was found"))
+    case = Case(table, profile, rules, Findings(caption="What was found"), scores)
     check_schema(case)
     if not case.findings.at("violation"):
         for check in CHECKS:
