@@ -13,10 +13,10 @@ from typing import Any
 
 from .definitions import Uses, digest, meaning, never_imported, uses_of
 
-# %% ../../nbs/30_pipeline/03_modules.ipynb #3ef9274d
+# %% ../../nbs/30_pipeline/03_modules.ipynb #a3d6553d
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-_ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign)
-_COMPOUND = (ast.If, ast.Try, ast.With, ast.For, ast.While, ast.Match)
+_ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign, getattr(ast, "TypeAlias", ast.Assign))  # `type X = ...`: 3.12
+_COMPOUND = (ast.If, ast.Try, ast.TryStar, ast.With, ast.For, ast.While, ast.Match)
 _HARMLESS = {"property", "staticmethod", "classmethod"}  # decorators that enter nothing anywhere
 
 

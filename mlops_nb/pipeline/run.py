@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['ENDS', 'new_run_id', 'step_document', 'run_document', 'RunResult', 'Run', 'run_pipeline']
 
-# %% ../../nbs/30_pipeline/16_run.ipynb #2831a3b3
+# %% ../../nbs/30_pipeline/16_run.ipynb #b86b0962
 import os
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -27,12 +26,12 @@ from .provenance import git_state, keep_sources, source_name, unexported
 from .reasons import explain
 from .reporter import Reporter
 
-# %% ../../nbs/30_pipeline/16_run.ipynb #1358b89a
+# %% ../../nbs/30_pipeline/16_run.ipynb #51bc1a5c
 def new_run_id(
     moment: float | None = None,  # seconds since 1970; default: now
 ) -> str:
     "`20261123-171500-3f2a`: sorts by time, in UTC"
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(moment))}-{secrets.token_hex(2)}"
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(moment))}-{os.urandom(2).hex()}"
 
 
 def step_document(

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['AT_REST', 'MOST', 'stamp', 'at_rest', 'keep_json', 'StatCache']
 
-# %% ../../nbs/30_pipeline/01_statcache.ipynb #fb645902
+# %% ../../nbs/30_pipeline/01_statcache.ipynb #275d3600
 import json
 import os
 import pathlib
-import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,13 +31,13 @@ def at_rest(
     "Was the file left alone long enough for its stamp to be trusted?"
     return max(stamped[1], stamped[2]) + AT_REST < now
 
-# %% ../../nbs/30_pipeline/01_statcache.ipynb #6777689c
+# %% ../../nbs/30_pipeline/01_statcache.ipynb #5a0ca94d
 MOST = 10_000  # entries; beyond that only those in use are kept
 
 
 def keep_json(path: pathlib.Path, value: Any) -> None:
     "Replace a cache file, where there is a workspace; one that cannot be kept costs time, never a result"
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
         path.parent.mkdir(exist_ok=True)
         temporary.write_text(json.dumps(value), encoding="utf-8")
