@@ -12,7 +12,7 @@ from typing import Any
 from .terminal import Answer, Terminal, counted
 from ..core.settings import Settings, load_settings
 
-# %% ../../nbs/95_cli/30_project.ipynb #8f36b4ac
+# %% ../../nbs/95_cli/30_project.ipynb #6858e2b5
 def config(values: Any, screen: Terminal) -> Answer:
     "`mlops-nb config`"
     settings = load_settings()
@@ -30,13 +30,12 @@ def _plain(value: Any, settings: Settings) -> Any:
 
 def _tell_settings(screen: Terminal, settings: Settings, rows: list[dict[str, Any]]) -> None:
     screen.line(screen.style(f"settings of {settings.name}, {settings.project / 'settings.ini'}", "bold"))
-    screen.line()
-    cells = [
-        [f"[{row['section']}] {row['key']}", _word(row["value"]), row["origin"], row["type"], _word(row["default"])]
-        for row in rows
-    ]
-    table = [[*cell, row["meaning"]] for cell, row in zip(cells, rows, strict=True)]
-    screen.table(["key", "value", "from", "type", "default", "meaning"], table)
+    for row in rows:
+        origin = "" if row["origin"] == "default" else f"from {row['origin']}"
+        screen.line()
+        screen.line(screen.style(f"[{row['section']}] {row['key']} = {_word(row['value'])}", "cyan"), origin)
+        screen.line(f"    {row['meaning']}")
+        screen.line(f"    {row['type']}; default {_word(row['default'])}; or set {row['variable']}")
 
 
 def _word(value: Any) -> str:
