@@ -35,6 +35,7 @@ def project(tmp_path_factory):
         (project / name).write_text("not for a Bento")
     (project / ".mlops/releases/churn/.000001-aaaaaaaaaaaa.0123.tmp").mkdir()
     (project / ".mlops/releases/churn/.000001-aaaaaaaaaaaa.0123.tmp/release.json").write_text("half")
+    call(project, environment(project.parent / "home"), sys.executable, "-c", WRITE_REQUIREMENTS)
     return project
 
 
@@ -42,7 +43,6 @@ def project(tmp_path_factory):
 def bento(project):
     """The Bento built from that project, in a home outside of it."""
     env = environment(project.parent / "home")
-    call(project, env, sys.executable, "-c", WRITE_REQUIREMENTS)
     tag = call(project, env, sys.executable, "-m", "bentoml", "build", "--output", "tag").strip()
     name, _, version = tag.removeprefix("__tag__:").partition(":")
     return project.parent / "home" / "bentos" / name / version
@@ -86,8 +86,21 @@ def test_its_requirements_are_exact_and_few(bento):
     assert not names & set(LAPTOP_ONLY)
 
 
+def test_a_bento_without_its_release_is_not_built(project, tmp_path):
+    elsewhere = tmp_path / "workspace"
+    shutil.copytree(project / ".mlops", elsewhere)
+    copy = make_project(tmp_path / "project")
+    shutil.copytree(project / "mlops_nb", copy / "mlops_nb")
+    env = environment(tmp_path / "home", MLOPS_NB_WORKSPACE_PATH=str(elsewhere))
+    command = [sys.executable, "-m", "bentoml", "build"]
+    done = subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 1
+    assert "The Bento would hold no release that can be served" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_it_serves_in_a_fresh_environment(bento, fresh_python, tmp_path):
-    env = environment(tmp_path / "another-home")
+    env = environment(tmp_path / "another-home", MLOPS_NB_WORKSPACE_PATH=str(tmp_path / "nowhere"))
     record = {"age": 41, "married": True, "job": "clerk", "since": "2021-03-01"}
     with serving(tmp_path, tmp_path / "server.log", env, target=str(bento), python=fresh_python) as server:
         answer = server.ask("/predict", [record] * 2)

@@ -92,6 +92,6 @@ def test_accepted_records_become_a_table_of_the_training_types():
     first = {"age": 41, "job": "a", "since": "2026-11-23T01:00:00+02:00"}
     second = {"age": 3.0, "job": "b", "account balance": 7}
     table = frame_from_columns(inputs, READER.read(json.dumps([first, second]).encode()).columns)
-    assert [str(kind) for kind in table.dtypes] == ["int64", "float64", "object", "str", "datetime64[us]"]
+    assert [str(kind) for kind in table.dtypes] == ["int64", "float64", "boolean", "str", "datetime64[us]"]
     assert str(table["since"][0]) == "2026-11-22 23:00:00"
     assert np.isnan(table["account balance"][0])
