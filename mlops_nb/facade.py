@@ -42,9 +42,10 @@ def public_name(name: str) -> Any:
         raise AttributeError(f"module 'mlops_nb' has no attribute {name!r}")
     return getattr(import_module(PUBLIC[name]), name)
 
-# %% ../nbs/facade.ipynb #983e31da
+# %% ../nbs/facade.ipynb #2f6fc3a3
 LISTENERS = [
     ("run_started", "mlops_nb.track.mirror:run_started"),
+    ("step_environment", "mlops_nb.track.offline:step_environment"),
     ("step_committed", "mlops_nb.track.mirror:step_committed"),
     ("run_completing", "mlops_nb.registry.register:run_completing"),
     ("run_finished", "mlops_nb.track.mirror:run_finished"),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['THREADS', 'available_cores', 'kernel_environment', 'redactor_for', 'Attempt', 'Outcome', 'read_points', 'try_step']
 
-# %% ../../nbs/30_pipeline/14_attempt.ipynb #86baee5b
+# %% ../../nbs/30_pipeline/14_attempt.ipynb #b1433c93
 import json
 import math
 import os
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ..core.errors import StepFailed
 from ..core.files import atomic_write
+from ..core.registry import hooks
 from ..core.settings import Settings
 from ..core.store import Store
 from ..notebook.engine import execute_step
@@ -157,7 +158,7 @@ def _incomplete(attempt: Attempt, manifest: Mapping[str, Any], store: Store) -> 
             return StepFailed(message, "Run again; if it stays so, check the disk.", notebook=step.shown).document()
     return None
 
-# %% ../../nbs/30_pipeline/14_attempt.ipynb #bbefd33f
+# %% ../../nbs/30_pipeline/14_attempt.ipynb #6f920e94
 def try_step(
     attempt: Attempt,
     redactor: Redactor,
@@ -167,12 +168,15 @@ def try_step(
     copy = attempt.folder / attempt.step.path.name
     atomic_write(copy, attempt.content)
     context = atomic_write(attempt.folder / "context.json", json.dumps(attempt.context(), indent=1))
+    environment = kernel_environment(context, os.environ)
+    for more in hooks.emit("step_environment", run=attempt.run, step=attempt.step.name, settings=attempt.settings):
+        environment |= more
     ended = execute_step(
         copy,
         attempt.output,
         attempt.changed(),
         cwd=attempt.settings.project,
-        environment=kernel_environment(context, os.environ),
+        environment=environment,
         redactor=redactor,
         on_progress=on_progress,
         timeout=attempt.settings.pipeline.timeout,
