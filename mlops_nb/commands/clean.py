@@ -13,7 +13,7 @@ from typing import Any
 
 from .terminal import Answer, Terminal
 
-# %% ../../nbs/95_cli/41_clean.ipynb #13960bab
+# %% ../../nbs/95_cli/41_clean.ipynb #f58b9e99
 ADDRESS = re.compile(r"(<[^<>\n]*?) at 0x[0-9a-fA-F]+(>)")
 
 
@@ -22,8 +22,9 @@ def clean_notebook(
 ) -> dict[str, Any]:
     "The notebook without what only its editor needs"
     used = {cell["id"] for cell in notebook["cells"] if "id" in cell}
+    step = any("parameters" in cell.get("metadata", {}).get("tags", []) for cell in notebook["cells"])
     for cell in notebook["cells"]:
-        _clean_cell(cell)
+        _clean_cell(cell, keep_outputs=not step)
         if "id" not in cell:
             cell["id"] = _new_id(cell, used)
     kernel = notebook.get("metadata", {}).get("kernelspec", {})
@@ -34,12 +35,13 @@ def clean_notebook(
     return notebook
 
 
-def _clean_cell(cell: dict[str, Any]) -> None:
+def _clean_cell(cell: dict[str, Any], keep_outputs: bool) -> None:
     cell["metadata"] = {name: value for name, value in cell.get("metadata", {}).items() if name == "tags" and value}
     if cell["cell_type"] != "code":
         return
     cell["execution_count"] = None
-    for output in cell.get("outputs", []):
+    cell["outputs"] = cell.get("outputs", []) if keep_outputs else []
+    for output in cell["outputs"]:
         if "execution_count" in output:
             output["execution_count"] = None
         if "metadata" in output:

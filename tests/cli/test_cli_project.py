@@ -117,7 +117,7 @@ def test_the_filter_leaves_this_repositorys_notebooks_as_they_are():
 def test_the_filter_agrees_with_nbdev(tmp_path):
     notebook = json.loads(NOTEBOOKS[0].read_text(encoding="utf-8"))
     for number, cell in enumerate(notebook["cells"]):
-        cell["metadata"] = {"collapsed": True, "tags": ["parameters"]} if number == 1 else {"scrolled": False}
+        cell["metadata"] = {"collapsed": True, "tags": ["hide-input"]} if number == 1 else {"scrolled": False}
         if cell["cell_type"] == "code":
             cell["execution_count"] = number
     notebook["metadata"] |= {"widgets": {}, "language_info": {"name": "python", "version": "3.11.0"}}
@@ -129,6 +129,15 @@ def test_the_filter_agrees_with_nbdev(tmp_path):
     theirs = json.loads(path.read_text(encoding="utf-8"))
     theirs["metadata"].pop("widgets", None)  # nbdev keeps the state of widgets, which may hold data
     assert ours == theirs
+
+
+def test_the_filter_drops_the_outputs_of_a_step_and_keeps_what_is_no_notebook():
+    step = json.loads((STEPS / "10_ingest.ipynb").read_text(encoding="utf-8"))
+    shown = {"output_type": "stream", "name": "stdout", "text": ["row 17: Ada, 36"]}
+    next(cell for cell in step["cells"] if cell["cell_type"] == "code")["outputs"] = [shown]
+    assert b"row 17" not in cleaned_bytes(json.dumps(step).encode())[0]
+    for content in (b"<<<<<<< HEAD\n{}", b"\xff\xfe", b"[1, 2]", b'{"cells": 3}', b""):
+        assert cleaned_bytes(content)[0] == content
 
 
 def test_doctor_sets_up_git_once_and_for_all(project):
