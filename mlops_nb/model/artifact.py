@@ -40,7 +40,7 @@ def example_frame(
     "The rows as a frame, typed as in training if the schema is known"
     return pd.DataFrame(records) if schema is None else frame_from_records(schema, records)
 
-# %% ../../nbs/50_model/07_artifact.ipynb #ee6c68ee
+# %% ../../nbs/50_model/07_artifact.ipynb #e24820df
 FACTS = "mlops_nb.json"  # what the archive holds besides the estimator
 
 
@@ -56,6 +56,7 @@ class Model:
     ):
         self._estimator, self._example, self._schema = estimator, example, schema
         self._path: Path | None = None
+        self._types: list[str] | None = None
         self.trusted = tuple(trusted)
 
     @classmethod
@@ -68,7 +69,7 @@ class Model:
         schema = InputSchema.parse(facts["schema"]) if facts["schema"] else None
         example = None if facts["examples"] is None else example_frame(facts["examples"], schema)
         model = cls(None, example, schema, facts["trusted"])
-        model._path = Path(path)
+        model._path, model._types = Path(path), facts["types"]
         return model
 
     @property
@@ -95,21 +96,32 @@ class Model:
             return pack({name: content for name, content in members.items() if name != FACTS})
         return dump_estimator(self.estimator, self.trusted)
 
+    def types(
+        self,
+        archive: bytes | None = None,  # from `archive`, if at hand
+    ) -> list[str]:
+        "Types in the archive that need our trust"
+        if self._estimator is None and self._types is not None:
+            return self._types
+        return check_types(archive or self.archive(), self.trusted)
+
     def write(
         self,
         path: str | Path,
     ) -> dict[str, Any]:
         "Write the model to a file; small facts about it"
         archive = self.archive()
+        types = self.types(archive)
         names = self.schema.names if self.schema else None
         facts = {
             "format": 1,
             "trusted": list(self.trusted),
+            "types": types,
             "schema": self.schema.document() if self.schema else None,
             "examples": None if self.example is None else example_records(self.example, names),
         }
         Path(path).write_bytes(pack({**unpack(archive), FACTS: canonical_json(facts)}))
-        return {"estimator": estimator_name(self.estimator), "types": check_types(archive, self.trusted)}
+        return {"estimator": estimator_name(self.estimator), "types": types}
 
     def predict(self, rows: Any) -> Any:
         "The estimator's predictions; a frame that lacks inputs is refused by name"
