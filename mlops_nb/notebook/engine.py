@@ -6,7 +6,7 @@
 __all__ = ['GRAMMAR', 'ADVICE', 'TEMPORARY', 'Progress', 'Engine', 'import_papermill', 'step_secrets', 'describe_error',
            'execute_step']
 
-# %% ../../nbs/20_notebook/09_engine.ipynb #a4b9c7e9
+# %% ../../nbs/20_notebook/09_engine.ipynb #ba3ab537
 import ast
 import logging
 import os
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import UsageError
+from ..core.errors import ARROW, UsageError
 
 # %% ../../nbs/20_notebook/09_engine.ipynb #68bf8a6b
 class Engine:
@@ -136,7 +136,7 @@ def describe_error(
     hint = parsed["hint"] or ADVICE.get(found["ename"], "")
     return {**parsed, "hint": hint, **place, "heading": found["heading"], "source": found["source"]}
 
-# %% ../../nbs/20_notebook/09_engine.ipynb #6e6bc40b
+# %% ../../nbs/20_notebook/09_engine.ipynb #a5b4286c
 Progress = Callable[[int, int, str], None]
 
 
@@ -180,6 +180,7 @@ def execute_step(
         except (papermill.PapermillExecutionError, RuntimeError) as error:
             failure = error
     failed = _failure(execution, failure, shown_path(notebook)) if failure else None
+    _redact_file(execution.log, known)
     sign(output)
     return {"seconds": time.monotonic() - started, "error": known.json(failed)}
 
@@ -195,6 +196,14 @@ def _log_file(variables: Mapping[str, str]) -> Path | None:
     return Path(context).parent / "log.txt" if context else None
 
 
+def _redact_file(path: Path | None, redactor: Any) -> None:
+    if path is None or not path.exists():
+        return
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if (clean := redactor.text(text)) != text:
+        path.write_text(clean, encoding="utf-8")
+
+
 def _failure(execution: Any, failure: Exception, notebook: str) -> dict[str, Any]:
     from mlops_nb.notebook.executed import first_error
 
@@ -205,4 +214,5 @@ def _failure(execution: Any, failure: Exception, notebook: str) -> dict[str, Any
     if found:
         return describe_error(found, notebook)
     nowhere = {"cell": None, "line": None, "heading": "", "source": "", "ename": "KernelDied"}
-    return describe_error({**nowhere, "evalue": f"The kernel did not start: {failure}"}, notebook)
+    advice = "Check that ipykernel works in this environment: mlops-nb doctor."
+    return describe_error({**nowhere, "evalue": f"The kernel did not start: {failure}.{ARROW}{advice}"}, notebook)

@@ -249,3 +249,30 @@ def test_plain_papermill_with_our_engine(tmp_path, monkeypatch):
     executed = json.loads(Path(tmp_path, "out.ipynb").read_text(encoding="utf-8"))
     assert text_of(executed) == "5 [redacted]\n"
     assert "hunter22" not in Path(tmp_path, "out.ipynb").read_text(encoding="utf-8")
+
+
+def test_saving_takes_a_small_share_of_the_time(monkeypatch):
+    clock, writes = [0.0], []
+
+    def slow_write(*arguments):
+        writes.append(clock[0])
+        clock[0] += 0.5
+
+    monkeypatch.setattr(execution.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(execution, "write_notebook", slow_write)
+    saver = execution.Saver("out.ipynb")
+    while clock[0] < 100:
+        saver.save({})
+        clock[0] += 0.1
+    assert 5 <= len(writes) <= 11
+    saver.save({}, force=True)
+    assert writes[-1] == clock[0] - 0.5
+
+
+def test_a_kernel_that_does_not_start_is_told(run, monkeypatch):
+    monkeypatch.setattr(execution, "BOOT", "raise SystemExit('no module named mlops_nb')  # {!r}")
+    result, _ = run("x = 1")
+    error = result["error"]
+    assert error["type"] == "KernelDied" and error["message"].startswith("The kernel did not start: ")
+    assert "no module named" in error["message"] and "doctor" in error["hint"]
+    assert (error["cell"], error["line"]) == (None, None)
