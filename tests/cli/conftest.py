@@ -33,7 +33,9 @@ def make_project(folder: Path) -> Path:
     steps = folder / "nbs" / "pipelines" / "demo"
     steps.mkdir(parents=True)
     (folder / "settings.ini").write_text("[package]\nname = demo\n[tracking]\nmode = off\n", encoding="utf-8")
-    make = notebook("from mlops_nb import Json, flow", MAKE, ("markdown", "## Make"), "flow.numbers = Json(list(range(rows)))")
+    make = notebook(
+        "from mlops_nb import Json, flow", MAKE, ("markdown", "## Make"), "flow.numbers = Json(list(range(rows)))"
+    )
     train = notebook(
         "from typing import Literal\n\nfrom mlops_nb import Metrics, flow",
         TRAIN,

@@ -34,7 +34,15 @@ def made(tmp_path_factory) -> Path:
 
 def test_a_new_project_has_what_a_project_needs(made):
     present = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
-    wanted = {"settings.ini", "setup.py", "pyproject.toml", "bentofile.yaml", "README.md", ".gitignore", ".gitattributes"}
+    wanted = {
+        "settings.ini",
+        "setup.py",
+        "pyproject.toml",
+        "bentofile.yaml",
+        "README.md",
+        ".gitignore",
+        ".gitattributes",
+    }
     wanted |= {".github/workflows/ci.yml", "nbs/lib/00_features.ipynb", "churn/features.py", "tests/test_churn.py"}
     wanted |= {f"nbs/pipelines/churn/{path.name}" for path in STEPS.glob("*.ipynb")}
     assert present == wanted | {"churn/__init__.py"}
@@ -152,7 +160,9 @@ def test_doctor_sets_up_git_once_and_for_all(project):
     step = project / "nbs" / "pipelines" / "demo" / "10_make.ipynb"
     step.write_text(step.read_text().replace('"execution_count": null', '"execution_count": 12'), encoding="utf-8")
     subprocess.run(["git", "add", "-A"], cwd=project, check=True)
-    stored = subprocess.run(["git", "show", f":{step.relative_to(project)}"], cwd=project, capture_output=True, check=True)
+    stored = subprocess.run(
+        ["git", "show", f":{step.relative_to(project)}"], cwd=project, capture_output=True, check=True
+    )
     assert b'"execution_count": 12' not in stored.stdout and b'"execution_count": 12' in step.read_bytes()
 
 

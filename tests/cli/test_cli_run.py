@@ -109,7 +109,7 @@ def test_ctrl_c_ends_with_130_and_leaves_a_record(ran):
     deadline = time.monotonic() + 60
     assert running.stderr is not None
     for told in running.stderr:
-        if "running" in told and "train" in told or time.monotonic() > deadline:
+        if ("running" in told and "train" in told) or time.monotonic() > deadline:
             break
     time.sleep(1)
     running.send_signal(signal.SIGINT)

@@ -138,7 +138,9 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path):
 
 
 def test_output_closed_by_the_caller():
-    done = subprocess.run(["bash", "-c", f"{sys.executable} -m mlops_nb --version >&-"], capture_output=True, check=False)
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m mlops_nb --version >&-"], capture_output=True, check=False
+    )
     assert done.returncode == 0
 
 
