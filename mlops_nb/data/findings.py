@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ..core.errors import Refused
 from .show import Grid, count
 
-# %% ../../nbs/10_data/04_findings.ipynb #dc4ceefe
+# %% ../../nbs/10_data/04_findings.ipynb #2f4e6472
 Level = Literal["info", "warning", "violation"]
 ORDER: tuple[Level, ...] = ("violation", "warning", "info")
 
@@ -30,12 +30,15 @@ class Finding:
 
     def document(self) -> dict[str, Any]:
         "The finding as plain values"
+        numbers = {
+            name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in self.numbers.items()
+        }
         return {
             "level": self.level,
             "topic": self.topic,
             "column": self.column,
             "message": self.message,
-            "numbers": self.numbers,
+            "numbers": numbers,
         }
 
 # %% ../../nbs/10_data/04_findings.ipynb #54760b57

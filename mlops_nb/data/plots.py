@@ -56,7 +56,7 @@ def short(
     "A name that fits on an axis; dollar signs are no formulas"
     return (text if len(text) <= length else text[: length - 1] + "…").replace("$", r"\$")
 
-# %% ../../nbs/10_data/40_plots.ipynb #8869ebf3
+# %% ../../nbs/10_data/40_plots.ipynb #ed5325ef
 COLUMNS = 12  # pictures of columns
 BARS = 6  # categories in one picture
 
@@ -74,7 +74,10 @@ def _plot_numbers(axis: "Axes", values: pd.Series) -> None:
         return
     numbers = known.to_numpy(dtype=np.float64)
     low, high = np.quantile(numbers, [0.005, 0.995]) if len(numbers) else (0.0, 1.0)
-    axis.hist(numbers, bins=24, range=(low, high if high > low else low + 1), color=BLUE)
+    if high - low <= 40 and (numbers == np.round(numbers)).all():  # whole numbers: one bar each
+        axis.hist(numbers, bins=list(np.arange(np.floor(low) - 0.5, np.ceil(high) + 1)), color=BLUE)
+    else:
+        axis.hist(numbers, bins=24, range=(low, high if high > low else low + 1), color=BLUE)
 
 
 def _plot_words(axis: "Axes", values: pd.Series) -> None:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-# %% ../../nbs/10_data/03_show.ipynb #847c954c
+# %% ../../nbs/10_data/03_show.ipynb #5c1f11a3
 def show_number(
     value: float | None,
     digits: int = 5,  # significant digits of a number that is not whole
@@ -28,8 +28,10 @@ def show_share(
     part: float,
     whole: float,
 ) -> str:
-    "`12 of 300 (4.0 %)`"
-    return f"{part:,} of {whole:,} ({100 * part / whole:.1f} %)" if whole else f"{part:,} of {whole:,}"
+    "`12 of 300 (4.0 %)`; a share that is not nothing is not shown as 0.0 %"
+    percent = 100 * part / whole if whole else 0.0
+    shown = "< 0.1" if 0 < percent < 0.05 else f"{percent:.1f}"
+    return f"{part:,} of {whole:,} ({shown} %)"
 
 
 def count(
@@ -80,7 +82,7 @@ def pill(
     style = f"background-color:{ground};color:{colour};border:1px {border} {colour};border-radius:9px"
     return f'<span style="{style};padding:0 8px;white-space:nowrap"><b>{glyph}</b> {state}</span>'
 
-# %% ../../nbs/10_data/03_show.ipynb #cfdc0381
+# %% ../../nbs/10_data/03_show.ipynb #14fe81da
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -104,6 +106,8 @@ class Grid:
         return f"{LIMIT} of {len(self.rows):,} rows" if len(self.rows) > LIMIT else ""
 
     def _repr_html_(self) -> str:
+        if not self.rows:
+            return f'<p style="font-size:13px"><b>{html.escape(self.caption)}</b></p>'
         caption = (
             f'<caption style="text-align:left;font-weight:600;padding:4px 0">{html.escape(self.caption)}</caption>'
         )
@@ -117,9 +121,11 @@ class Grid:
         return f'<td style="{CELL}{"right" if _is_number(value) else "left"}">{shown}</td>'
 
     def __repr__(self) -> str:
+        if not self.rows:
+            return self.caption
         rows = [[_text(value) for value in row] for row in self.rows[:LIMIT]]
         widths = [max(len(row[position]) for row in [self.columns, *rows]) for position in range(len(self.columns))]
-        right = [bool(rows) and all(_is_number(row[position]) for row in self.rows) for position in range(len(widths))]
+        right = [all(_is_number(row[position]) for row in self.rows) for position in range(len(widths))]
         lines = [self.caption, *(self._line(row, widths, right) for row in [self.columns, *rows]), self._more()]
         return "\n".join(line for line in lines if line)
 
