@@ -8,7 +8,6 @@ __all__ = ['GRAMMAR', 'ADVICE', 'TEMPORARY', 'Progress', 'Engine', 'import_paper
 
 # %% ../../nbs/20_notebook/09_engine.ipynb #ba3ab537
 import ast
-import logging
 import os
 import re
 import sys
@@ -66,6 +65,8 @@ def import_papermill() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
+    import logging
+
     loggers = [logging.getLogger(name) for name in ("papermill", "papermill.translators", "papermill.utils")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -128,7 +128,7 @@ def _kernel_manager(folder: str) -> AsyncKernelManager:
         kernel_name="python3", kernel_spec_manager=specs, transport=transport, connection_file=file
     )
 
-# %% ../../nbs/20_notebook/08_execution.ipynb #2e98e1e3
+# %% ../../nbs/20_notebook/08_execution.ipynb #ca24cad3
 CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE")
 
 
@@ -179,7 +179,7 @@ def crashed_line(
     match = CELL_FRAME.search(report)
     return int(match[1]) if match else None
 
-# %% ../../nbs/20_notebook/08_execution.ipynb #378506b8
+# %% ../../nbs/20_notebook/08_execution.ipynb #3e94ca6b
 GRACE = 0.5
 
 
@@ -192,12 +192,12 @@ class StepClient(PapermillNotebookClient):
         folder: str,  # private, for sockets and IPython's files
         cwd: str | os.PathLike[str],
         environment: Mapping[str, str],  # all of it
-        log: Path,  # takes what the kernel writes past the notebook
+        log_file: Path,  # takes what the kernel writes past the notebook
         limit: float = 0,  # seconds that the step may take; 0 for no limit
         **options: Any,
     ):
         super().__init__(nb_man, km=_kernel_manager(folder), iopub_timeout=60, **options)
-        self.cwd, self.environment, self.log_file = str(cwd), dict(environment), log
+        self.cwd, self.environment, self.log_file = str(cwd), dict(environment), log_file
         self.environment["IPYTHONDIR"] = folder
         self.deadline = time.monotonic() + limit if limit else math.inf
         self.limit = limit
