@@ -94,7 +94,7 @@ def main() -> int:
                 print(f"{name}: {what}\n→ {remedy}, then commit the result", file=sys.stderr)
             bad += len(names)
     bad += call("ruff", "check", "--quiet", ".") + call(
-        "ruff", "format", "--check", "--quiet", "nbs", "tests", "benchmarks", ".ci", "setup.py"
+        "ruff", "format", "--check", "nbs", "tests", "benchmarks", ".ci", "setup.py"
     )
     bad += call("mlops-nb", "lint") + call("pyright")
     print("check: all is well" if not bad else "check: see above")
