@@ -17,7 +17,7 @@ from zipfile import BadZipFile, ZipFile
 from ..core.errors import StorageError, UsageError
 from ..core.hashing import hash_json, sha256_bytes
 
-# %% ../../nbs/60_registry/03_packages.ipynb #448527b4
+# %% ../../nbs/60_registry/03_packages.ipynb #d390a4fb
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 MANIFEST = "manifest.json"
 SERVED = ("model.skops", "schema.json", "examples.json")  # what a server needs besides the manifest
@@ -87,7 +87,7 @@ class PackageFile:
         "The fitted model"
         from mlops_nb.model.archive import load_estimator
 
-        return load_estimator(self.read("model.skops"))
+        return load_estimator(self.read("model.skops"), self.manifest["packages"])
 
     def served_files(self) -> dict[str, bytes]:
         "The files that a server needs, by name"

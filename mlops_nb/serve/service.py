@@ -7,7 +7,7 @@ __all__ = ['ONE_THREAD', 'logger', 'NOTE', 'CHOICE', 'keep_quiet', 'StartError',
            'end_server', 'own_metrics_folder', 'Predictions', 'loaded', 'PredictionService', 'describe', 'TrainedImage',
            'check_contents', 'image_of', 'make_service']
 
-# %% ../../nbs/70_serve/08_service.ipynb #948ee39a
+# %% ../../nbs/70_serve/08_service.ipynb #9de24dbc
 import atexit
 import logging
 import os
@@ -34,7 +34,7 @@ from ..registry.releases import Release, choose_model, read_release
 from .app import App, Application
 from .meter import SHARED
 from .openapi import openapi
-from .predictor import ReleasedModel, load_model
+from .predictor import ReleasedModel, load_model, typical_record
 
 # %% ../../nbs/70_serve/08_service.ipynb #e1224144
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -70,7 +70,7 @@ def environment_of(
     is_bento = (project.parent / "bento.yaml").is_file()
     return {name: value for name, value in os.environ.items() if not (is_bento and name == "MLOPS_NB_WORKSPACE_PATH")}
 
-# %% ../../nbs/70_serve/08_service.ipynb #2db1bf8f
+# %% ../../nbs/70_serve/08_service.ipynb #07df147c
 logger = logging.getLogger("bentoml.mlops_nb")
 NOTE = "could-not-start.txt"
 CHOICE = "MLOPS_NB_SERVING_MODEL"
@@ -97,7 +97,7 @@ def end_server(error: MlopsError) -> None:
 @cache
 def own_metrics_folder() -> None:
     "Give this server a folder of its own for its workers' metrics, and clean up behind it"
-    folder = Path(tempfile.mkdtemp(prefix="mlops-nb-serve-"))
+    folder = Path(tempfile.gettempdir()) / f"mlops-nb-serve-{os.urandom(8).hex()}"  # BentoML makes it
     BentoMLContainer.prometheus_multiproc_dir.set(str(folder))
     atexit.register(_leave, folder, os.getpid())
 
@@ -112,7 +112,7 @@ def _leave(folder: Path, owner: int) -> None:
         sys.stderr.flush()
         os._exit(1)
 
-# %% ../../nbs/70_serve/08_service.ipynb #274f8c2b
+# %% ../../nbs/70_serve/08_service.ipynb #1ff219d4
 class Predictions:
     "Predictions by the released model"
 
@@ -170,7 +170,8 @@ def describe(release: Release) -> dict[str, Any]:
 
     arm = release.document.arms[0]
     schema, examples = (json.loads(release.read(f"{arm.folder}/{name}.json")) for name in ("schema", "examples"))
-    return openapi(schema, examples[0], release.document.model, arm.version)
+    example = examples[0] if examples else typical_record(schema)
+    return openapi(schema, example, release.document.model, arm.version)
 
 # %% ../../nbs/70_serve/08_service.ipynb #66ba1008
 class TrainedImage(Image):

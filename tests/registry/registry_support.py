@@ -53,6 +53,7 @@ def package(train: pd.DataFrame, inputs: tuple[str, ...] = ("age", "balance"), n
         "metrics": {"roc_auc": 0.9},
         "holdout": "split.test",
         "trusted": [],
+        "packages": [],
         "requirements": {"numpy": np.__version__},
         "files": {member: sha256_bytes(content) for member, content in members.items()},
     }

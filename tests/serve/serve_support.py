@@ -97,7 +97,7 @@ def contents_of(estimator: Any, inputs: InputSchema, examples: list[dict]) -> di
 
     return {
         "versions/1/model.skops": dumps(estimator),
-        "versions/1/manifest.json": json.dumps({"requirements": {"numpy": np.__version__}}).encode(),
+        "versions/1/manifest.json": json.dumps({"packages": [], "requirements": {"numpy": np.__version__}}).encode(),
         "versions/1/schema.json": json.dumps(inputs.document()).encode(),
         "versions/1/examples.json": json.dumps(examples).encode(),
         "versions/1/metrics.json": b"{}",
