@@ -13,7 +13,6 @@ import html
 import json
 import math
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -318,6 +317,8 @@ class FileSerializer:
 
     def write(self, value: Any, path: Path) -> dict[str, Any]:
         "Copy the bytes"
+        import shutil
+
         source = value.path if isinstance(value, File) else File(value).path
         shutil.copyfile(source, path)
         return {"name": source.name, "suffix": source.suffix}

@@ -10,7 +10,6 @@ import ast
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 # %% ../../nbs/30_pipeline/02_definitions.ipynb #e73d0ada
@@ -35,20 +34,23 @@ def meaning(tree: ast.AST) -> str:
     return digest(ast.dump(without_docstrings(tree)))
 
 # %% ../../nbs/30_pipeline/02_definitions.ipynb #0dc41081
-@dataclass
 class Uses:
     "What some statements of one scope use"
 
-    base: str = ""  # package that relative imports start from
-    names: set[str] = field(default_factory=set)  # free names, dotted
-    bound: set[str] = field(default_factory=set)  # names bound in this scope
-    imports: dict[str, set[str]] = field(default_factory=dict)  # bound name -> what was imported, absolute and dotted
-    targets: set[str] = field(default_factory=set)  # absolute dotted paths used, known from imports inside functions
-    mentions: set[str] = field(default_factory=set)  # `module:attribute` found as text, dotted
-    runs: set[str] = field(default_factory=set)  # modules that an import statement runs
-    stars: set[str] = field(default_factory=set)  # modules of `from x import *`
-    shared: set[str] = field(default_factory=set)  # names declared `global`
-    dynamic: bool = False  # does it reach code by names that cannot be read?
+    def __init__(
+        self,
+        base: str = "",  # package that relative imports start from
+        bound: Iterable[str] = (),  # names bound in this scope
+    ):
+        self.base, self.bound = base, set(bound)
+        self.names: set[str] = set()  # free names, dotted
+        self.imports: dict[str, set[str]] = {}  # bound name -> what was imported, absolute and dotted
+        self.targets: set[str] = set()  # absolute dotted paths used, known from imports inside functions
+        self.mentions: set[str] = set()  # `module:attribute` found as text, dotted
+        self.runs: set[str] = set()  # modules that an import statement runs
+        self.stars: set[str] = set()  # modules of `from x import *`
+        self.shared: set[str] = set()  # names declared `global`
+        self.dynamic = False  # does it reach code by names that cannot be read?
 
     def visit(self, node: ast.AST) -> None:
         "Collect what `node` uses"

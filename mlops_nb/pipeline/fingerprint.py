@@ -11,8 +11,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..core.hashing import hash_json
 from ..core.serializers import python_types, serializers
@@ -32,8 +31,7 @@ KEY_FORMAT = 1
 EXECUTION_TAGS = {"raises-exception"}
 
 
-@dataclass
-class StepCode:
+class StepCode(NamedTuple):
     "The code of a step notebook, as far as results depend on it"
 
     cells: list[list[Any]]  # [number, hash] of each cell that counts

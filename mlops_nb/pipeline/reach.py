@@ -12,7 +12,6 @@ import os
 import pathlib
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import mlops_nb
@@ -124,13 +123,13 @@ def _facts_of(source: bytes, base: str) -> dict[str, Any]:
 _NOTHING = {"hash": "", "names": [], "targets": [], "mentions": [], "runs": [], "dynamic": False}
 
 # %% ../../nbs/30_pipeline/04_reach.ipynb #708fbbba
-@dataclass
 class Reached:
     "What was reached"
 
-    definitions: dict[str, str] = field(default_factory=dict)  # `churn.models:fit` -> hash
-    packages: set[str] = field(default_factory=set)  # top-level modules that are not local
-    files: dict[str, pathlib.Path] = field(default_factory=dict)  # local module -> its source
+    def __init__(self) -> None:
+        self.definitions: dict[str, str] = {}  # `churn.models:fit` -> hash
+        self.packages: set[str] = set()  # top-level modules that are not local
+        self.files: dict[str, pathlib.Path] = {}  # local module -> its source
 
 
 class Walk:
