@@ -122,7 +122,7 @@ class Run:
         self.emit("step_committed", step=step)
         return step
 
-# %% ../../nbs/30_pipeline/16_run.ipynb #a1a84abf
+# %% ../../nbs/30_pipeline/16_run.ipynb #679a134e
 def _store_sources(run: Run) -> dict[str, str]:
     "Keep notebooks and reached modules; name -> digest"
     project, planner = run.settings.project, run.plan.planner
@@ -152,8 +152,8 @@ def _prepare(run: Run, strict: bool) -> dict[str, str]:
     "What is done before the run begins; the digests of its sources"
     for lost in run.ledger.reap():
         run.reporter.warning(f"Run {lost} did not end: its process is gone. What it finished is reused.")
-    run.plan.planner.fingerprints.save()
     _warn_unexported(run, strict)
+    run.plan.planner.fingerprints.save()
     return _store_sources(run)
 
 
