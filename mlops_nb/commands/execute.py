@@ -99,7 +99,7 @@ def run(values: Any, screen: Terminal) -> Answer:
     result = run_pipeline(settings, values.pipeline, parameters, reporter=Reporters(*reporters), **options)
     return Answer(result.document, lambda screen: tell_end(screen, result.document, settings), result.exit_code)
 
-# %% ../../nbs/95_cli/10_execute.ipynb #ee76f452
+# %% ../../nbs/95_cli/10_execute.ipynb #581f0b64
 def tell_end(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> None:
     "How a run ended"
     states = [step["state"] for step in run["steps"]]
@@ -108,6 +108,8 @@ def tell_end(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> No
     screen.line(screen.state(run["status"]), f"{counts}, {duration(run['seconds'])}")
     for step in run["steps"]:
         tell_failure(screen, step)
+    if run.get("error") and not any(step.get("error") for step in run["steps"]):
+        tell_failure(screen, {"step": run["pipeline"], "error": run["error"]})
     if run["status"] == "ok":
         _tell_models(screen, run, settings)
         _tell_leaderboard(screen, run["pipeline"])
