@@ -216,7 +216,7 @@ def _ragged(name: str, width: int, misfits: list[tuple[int, int]]) -> UsageError
         message, "Mend the line: a delimiter is missing or too many, or a text that holds one has no quotes."
     )
 
-# %% ../../nbs/10_data/12_dialect.ipynb #5243d977
+# %% ../../nbs/10_data/12_dialect.ipynb #38aac392
 Record = tuple[int, list[str]]  # the line it begins in, its fields
 
 
@@ -226,7 +226,7 @@ def _widen(header: list[str], rows: list[list[str]], findings: Findings) -> list
     if len(header) > 1 and not header[-1].strip() and not any(last):
         return header[:-1]
     wider = [row[-1].strip() for row in rows if len(row) == len(header) + 1]
-    if any(wider) and len(wider) == len(rows):
+    if any(wider) and len(wider) == len(rows) > 1:
         findings.add(
             "info", "header", "The header names one column less than the lines have: the first holds row names."
         )

@@ -76,7 +76,7 @@ def _read_western(name: str, data: bytes, findings: Findings) -> tuple[str, str]
     findings.add("warning", "encoding", message, lines=len(windows))
     return text, "UTF-8 and Windows-1252 mixed"
 
-# %% ../../nbs/10_data/11_encoding.ipynb #231f86dc
+# %% ../../nbs/10_data/11_encoding.ipynb #69533ffb
 MARKS = [
     (codecs.BOM_UTF8, "utf-8", "UTF-8 with a byte order mark"),
     (codecs.BOM_UTF32_LE, "utf-32-le", "UTF-32"),
@@ -98,7 +98,7 @@ def _unmarked_utf16(data: bytes) -> str:
     "The codec of UTF-16 without a mark, or an empty string: nine of ten zero bytes are on one side"
     zeros = data.count(0)
     odd = data[1::2].count(0)
-    if len(data) % 2 or zeros < len(data) / 8:
+    if len(data) % 2 or zeros < len(data) / 4:
         return ""
     return "utf-16-le" if odd > 0.9 * zeros else "utf-16-be" if odd < 0.1 * zeros else ""
 
