@@ -6,11 +6,10 @@
 __all__ = ['SESSION', 'REMEMBERED', 'Place', 'editor_path', 'find_place', 'Origin', 'ago', 'latest_run', 'run_origin',
            'HandContext', 'hand_context']
 
-# %% ../../nbs/20_notebook/13_hand.ipynb #8c784d41
+# %% ../../nbs/20_notebook/13_hand.ipynb #d5eab745
 import os
 import sys
 import time
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from .context import append_points
 from .matching import best_match, calling_namespace, executed_statements
 from .source import StepSource, examine_pipeline, step_name, step_paths
 
-# %% ../../nbs/20_notebook/13_hand.ipynb #e8606a61
+# %% ../../nbs/20_notebook/13_hand.ipynb #2b189691
 SESSION = "JPY_SESSION_NAME"
 
 
@@ -58,13 +57,17 @@ def editor_path(
     return None
 
 
+def _in_project(folder: Path) -> bool:
+    try:
+        return find_project(folder).is_dir()
+    except UsageError:
+        return False
+
+
 def _start(namespace: dict[str, Any], editor: Path | None) -> Path:
     script = namespace.get("__file__")
-    folders = [editor.parent] if editor else [Path.cwd(), *([Path(script).resolve().parent] if script else [])]
-    for folder in folders[:-1]:
-        with suppress(UsageError):
-            return find_project(folder) and folder.resolve()
-    return find_project(folders[-1]) and folders[-1].resolve()
+    folders = [editor.parent] if editor else [Path.cwd(), *([Path(script).parent] if script else [])]
+    return next(filter(_in_project, folders), folders[0]).resolve()
 
 
 def _all_steps(settings: Settings) -> list[Path]:

@@ -6,19 +6,21 @@
 __all__ = ['READERS', 'SECRET_NAME', 'SHORTEST_FOUND', 'SHORTEST_GIVEN', 'SWITCHES', 'MARK', 'USERINFO', 'PICTURES',
            'is_reference', 'resolve_secret', 'secret', 'environment_secrets', 'Redactor']
 
-# %% ../../nbs/20_notebook/00_redact.ipynb #c1a88780
+# %% ../../nbs/20_notebook/00_redact.ipynb #2334861d
 import importlib.util
 import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
 from ..core.errors import UsageError, did_you_mean
+from ..core.settings import find_project
 
-# %% ../../nbs/20_notebook/00_redact.ipynb #f09b71f6
+# %% ../../nbs/20_notebook/00_redact.ipynb #a8e5cc0c
 def _from_environment(name: str, folder: Path) -> str:
     if name not in os.environ:
         similar = did_you_mean(name, os.environ).strip()
@@ -69,8 +71,11 @@ def resolve_secret(
 def secret(
     reference: str,  # the value of a `Secret` parameter
 ) -> str:
-    "The value of a secret, for use in a step: `connect(password=secret(password))`"
-    return resolve_secret(reference)
+    "The value of a secret, for use in a step: `connect(password=secret(password))`; `file:` begins at the project"
+    folder = Path.cwd()
+    with suppress(UsageError):
+        folder = find_project()
+    return resolve_secret(reference, folder)
 
 # %% ../../nbs/20_notebook/00_redact.ipynb #2f156e70
 SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
