@@ -6,7 +6,7 @@
 __all__ = ['Progress', 'BOOT', 'LONGEST', 'CRASHES', 'TAIL', 'CELL_FRAME', 'GRACE', 'Saver', 'StepManager', 'CurrentInterpreter',
            'out_of_memory_kills', 'death', 'crashed_line', 'StepClient', 'Execution', 'plain_execution', 'run_notebook']
 
-# %% ../../nbs/20_notebook/08_execution.ipynb #87b36dfd
+# %% ../../nbs/20_notebook/08_execution.ipynb #e27dd0c3
 import math
 import os
 import re
@@ -29,7 +29,6 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NotebookExecutionManager
 from papermill.log import logger
 
-import mlops_nb
 from ..core.errors import ARROW
 from .cells import last_heading
 from .executed import was_added, write_notebook
@@ -104,7 +103,7 @@ def _numbers(nb: NotebookNode) -> list[tuple[int, str]]:
         numbers.append((number, heading))
     return numbers
 
-# %% ../../nbs/20_notebook/08_execution.ipynb #ba273a05
+# %% ../../nbs/20_notebook/08_execution.ipynb #5c3bf70e
 BOOT = "import sys; sys.path.insert(0, {!r}); from mlops_nb.notebook.kernel import main; sys.path.pop(0); main()"
 
 
@@ -112,7 +111,7 @@ class CurrentInterpreter(KernelSpecManager):
     "Knows one kernel, whatever it is asked for: this interpreter"
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        root = str(Path(mlops_nb.__file__).parents[1])
+        root = str(Path(sys.modules["mlops_nb"].__file__ or "").parents[1])
         command = [sys.executable, "-c", BOOT.format(root), "-f", "{connection_file}"]
         return KernelSpec(argv=command, display_name="Python 3 (ipykernel)", language="python")
 
@@ -128,7 +127,7 @@ def _kernel_manager(folder: str) -> AsyncKernelManager:
         kernel_name="python3", kernel_spec_manager=specs, transport=transport, connection_file=file
     )
 
-# %% ../../nbs/20_notebook/08_execution.ipynb #ca24cad3
+# %% ../../nbs/20_notebook/08_execution.ipynb #2e98e1e3
 CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE")
 
 
