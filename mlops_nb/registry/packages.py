@@ -5,19 +5,18 @@
 # %% auto #0
 __all__ = ['NAME', 'MANIFEST', 'SERVED', 'PackageFile']
 
-# %% ../../nbs/60_registry/03_packages.ipynb #a6db058e
+# %% ../../nbs/60_registry/03_packages.ipynb #07bf0618
 import json
 import os
 import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
 from ..core.errors import StorageError, UsageError
 from ..core.hashing import hash_json, sha256_bytes
 
-# %% ../../nbs/60_registry/03_packages.ipynb #d390a4fb
+# %% ../../nbs/60_registry/03_packages.ipynb #16a9bb89
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 MANIFEST = "manifest.json"
 SERVED = ("model.skops", "schema.json", "examples.json")  # what a server needs besides the manifest
@@ -47,6 +46,8 @@ class PackageFile:
         return content
 
     def _raw(self, member: str) -> bytes:
+        from zipfile import BadZipFile, ZipFile
+
         try:
             with ZipFile(self.path) as archive:
                 return archive.read(member)

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['SERVING', 'closure', 'serving_needs', 'is_source_inside', 'requirements']
 
-# %% ../../nbs/60_registry/02_requirements.ipynb #af2aa863
+# %% ../../nbs/60_registry/02_requirements.ipynb #f521f24d
 import sys
 from collections.abc import Iterable, Iterator
 from configparser import ConfigParser
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import mlops_nb
 from ..core.errors import UsageError
 from ..core.settings import FILE
 
@@ -59,7 +59,7 @@ def _installed(name: str, extra: str) -> tuple[str, list["Requirement"]]:
     needed = [Requirement(text) for text in found.requires or ()]
     return found.version, [one for one in needed if not one.marker or one.marker.evaluate({"extra": extra})]
 
-# %% ../../nbs/60_registry/02_requirements.ipynb #c8a4304a
+# %% ../../nbs/60_registry/02_requirements.ipynb #f03824df
 SERVING = (
     "bentoml",
     "msgspec",
@@ -88,7 +88,8 @@ def is_source_inside(
     project: Path,  # root of the project
 ) -> bool:
     "Whether the mlops_nb that runs lies in the project, as it does in its own repository and in a Bento made there"
-    package = Path(mlops_nb.__path__[0]).resolve()
+    found = find_spec("mlops_nb")
+    package = Path(found.origin if found and found.origin else __file__).resolve().parent
     return package.is_relative_to(project.resolve()) and "site-packages" not in package.parts
 
 # %% ../../nbs/60_registry/02_requirements.ipynb #8873ebea

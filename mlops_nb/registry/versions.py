@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['CHAMPION', 'KEPT', 'NONE_YET', 'verdict_of', 'ModelTable', 'list_versions', 'models']
 
-# %% ../../nbs/60_registry/06_versions.ipynb #1addebdc
+# %% ../../nbs/60_registry/06_versions.ipynb #06c10651
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UsageError, did_you_mean
 from ..core.settings import load_settings
-from ..data.show import Grid, count
 
-# %% ../../nbs/60_registry/06_versions.ipynb #bfce4719
+# %% ../../nbs/60_registry/06_versions.ipynb #09f50197
 if TYPE_CHECKING:
     from mlops_nb.core.ledger import Ledger
+    from mlops_nb.data.show import Grid
 
 # %% ../../nbs/60_registry/06_versions.ipynb #72626466
 CHAMPION = "champion"
@@ -34,7 +34,7 @@ def verdict_of(
     kept = ledger.events(kind=KEPT, subject=f"{name}:{version}", limit=1)
     return kept[0]["details"] if kept else None
 
-# %% ../../nbs/60_registry/06_versions.ipynb #97707552
+# %% ../../nbs/60_registry/06_versions.ipynb #9e53b33f
 class ModelTable(Sequence[dict[str, Any]]):
     "Versions to look at: a table in a notebook and in a terminal, a sequence of dictionaries to a program"
 
@@ -56,8 +56,10 @@ class ModelTable(Sequence[dict[str, Any]]):
     def _repr_html_(self) -> str:
         return self.grid()._repr_html_() if self.versions else f"<p>{NONE_YET}</p>"
 
-    def grid(self) -> Grid:
+    def grid(self) -> "Grid":
         "The table as it is shown"
+        from mlops_nb.data.show import Grid, count
+
         names = sorted({version["name"] for version in self.versions})
         caption = f"{count(len(self.versions), 'version')} of {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
         heads = ["model", "version", "alias", "metric", "value", "registered (UTC)", "run", "verdict"]
