@@ -58,19 +58,20 @@ def show(values: Any, screen: Terminal) -> Answer:
     document = {"schema": 1, "run": run["run"], "pipeline": run["pipeline"], **step}
     return Answer(document, lambda screen: tell_step(screen, run, step))
 
-# %% ../../nbs/95_cli/20_look.ipynb #90404421
+# %% ../../nbs/95_cli/20_look.ipynb #51167c2a
 def tell_run(screen: Terminal, run: Mapping[str, Any]) -> None:
     "A run in words: how it ended, its steps, what they gave, what they were made of"
     when = str(run.get("started") or "")[:19].replace("T", " ")
     screen.line(screen.style(f"{run['pipeline']}  {run['run']}", "bold"), screen.state(run["status"]))
     screen.line(f"started {when} UTC, took {duration(run.get('seconds')) or 'unknown'}")
     screen.line(_origin(run))
-    if run.get("parameters"):
-        screen.line("parameters  " + "  ".join(f"{name}={value}" for name, value in run["parameters"].items()))
     screen.line()
     steps = run["steps"]
     rows = [[screen.state(s["state"]), s["step"], duration(s.get("seconds")), "; ".join(s["reasons"])] for s in steps]
     screen.table(["state", "step", "took", "why"], rows, right=[2])
+    if run.get("parameters"):
+        screen.line()
+        screen.table(["parameter", "value"], [[name, _word(value)] for name, value in run["parameters"].items()])
     _tell_metrics(screen, steps)
     _tell_artifacts(screen, steps, 12)
     if run.get("sources"):
@@ -80,6 +81,10 @@ def tell_run(screen: Terminal, run: Mapping[str, Any]) -> None:
         tell_failure(screen, step)
     if run.get("error") and not any(step.get("error") for step in steps):
         tell_failure(screen, {"step": run["pipeline"], "error": run["error"]})
+
+
+def _word(value: Any) -> str:
+    return "(empty)" if value in ("", None, []) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _origin(run: Mapping[str, Any]) -> str:
