@@ -68,7 +68,7 @@ def _check_names(frame: "pd.DataFrame") -> None:
         twice = frame.columns[frame.columns.duplicated()][0]
         raise UsageError(f"Two columns are named '{twice}'.", "Give each column of a table a name of its own.")
 
-# %% ../../nbs/10_data/02_table.ipynb #c799309b
+# %% ../../nbs/10_data/02_table.ipynb #e5ac0cce
 KEY = b"mlops_nb"  # where the file's metadata holds the pandas types
 
 
@@ -80,17 +80,18 @@ def _type_words(values: "pd.Series") -> Any:
     return {"categories": categories.tolist(), "of": str(categories.dtype), "ordered": bool(values.cat.ordered)}
 
 
-def _arrow_column(name: str, values: "pd.Series") -> "pa.Array":
-    "The column as one Arrow array, categories as what they stand for"
+def _arrow_column(name: str, values: "pd.Series") -> "tuple[Any, pa.Array]":
+    "What the file says about the column's type, and the column as one Arrow array, categories as what they stand for"
     import pyarrow as pa
 
-    plain = values.astype(values.cat.categories.dtype) if str(values.dtype) == "category" else values
     try:
+        values = _regular(name, values)
+        plain = values.astype(values.cat.categories.dtype) if str(values.dtype) == "category" else values
         array = pa.array(plain, from_pandas=True)
     except UnicodeEncodeError as error:
         message = f"Column '{name}' holds text that is no valid Unicode: {error.object!a}."
         raise UsageError(message, "Read its source again with the right encoding.") from None
-    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    return _type_words(values), array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
 
 
 def _to_arrow(frame: "pd.DataFrame") -> "pa.Table":
@@ -98,11 +99,10 @@ def _to_arrow(frame: "pd.DataFrame") -> "pa.Table":
     import pyarrow as pa
 
     _check_names(frame)
-    columns = {str(name): _regular(str(name), values) for name, values in frame.items()}
-    words = {"format": 1, "rows": len(frame), "types": {name: _type_words(values) for name, values in columns.items()}}
-    arrays = {name: _arrow_column(name, values) for name, values in columns.items()}
+    columns = {str(name): _arrow_column(str(name), values) for name, values in frame.items()}
+    words = {"format": 1, "rows": len(frame), "types": {name: kind for name, (kind, _) in columns.items()}}
     metadata = {KEY: json.dumps(words, ensure_ascii=False, default=str).encode()}
-    return pa.table(arrays, metadata=metadata)
+    return pa.table({name: array for name, (_, array) in columns.items()}, metadata=metadata)
 
 # %% ../../nbs/10_data/02_table.ipynb #815c900b
 def _pandas_column(column: "pa.ChunkedArray", words: Any) -> "pd.Series":

@@ -204,7 +204,8 @@ def test_refusals(write, tmp_path):
     assert "Parquet" in refused(write, b"PAR1 and so on")
     assert "ends too early" in refused(write, gzip.compress(b"a,b\n1,2\n" * 100)[:-9])
     assert "damaged" in refused(write, b"\x1f\x8b rubbish that is no gzip")
-    assert "is a folder" in str(pytest.raises(UsageError, read_source, str(tmp_path)).value)
+    with pytest.raises(UsageError, match="is a folder"):
+        read_source(str(tmp_path))
     assert "No encoding is called" in refused(write, "a,b\n1,2\n", encoding="latin-one")
     assert "cannot separate" in refused(write, "a,b\n1,2\n", delimiter="::")
 
