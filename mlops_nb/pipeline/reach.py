@@ -19,8 +19,8 @@ from .definitions import Uses, digest
 from .modules import module_facts
 from .statcache import StatCache
 
-# %% ../../nbs/30_pipeline/04_reach.ipynb #d8f5e2c3
-FACTS = 1  # raised when `module_facts` says something new
+# %% ../../nbs/30_pipeline/04_reach.ipynb #fe4d9e4e
+FACTS = 2  # raised when `module_facts` says something new
 COMPUTING_ROOMS = ("mlops_nb.data", "mlops_nb.model")
 _INSTALLED = {"site-packages", "dist-packages"}
 
@@ -52,7 +52,7 @@ def _found_by_python(package: str) -> pathlib.Path | None:
 def _is_local(place: pathlib.Path) -> bool:
     return place.is_absolute() and not place.suffix and not _INSTALLED & set(place.parts)
 
-# %% ../../nbs/30_pipeline/04_reach.ipynb #43cbc5c6
+# %% ../../nbs/30_pipeline/04_reach.ipynb #b7b204cc
 class Sources:
     "The local modules that steps of a project can import, and their facts"
 
@@ -90,6 +90,14 @@ class Sources:
         base = self.place(package)
         return _module_file(base.joinpath(*below)) if base else None
 
+    def below(self, package: str) -> list[str]:
+        "All local modules in a package, itself included"
+        top, *rest = package.split(".")
+        base = self.place(top)
+        files = base.joinpath(*rest).rglob("*.py") if base else ()
+        names = (".".join([top, *file.relative_to(base).with_suffix("").parts]) for file in files if base)
+        return sorted({name.removesuffix(".__init__") for name in names})
+
     def facts(self, module: str) -> dict[str, Any] | None:
         "What `module_facts` says of a local module, None where there is no such module"
         if module not in self._facts:
@@ -122,7 +130,7 @@ def _facts_of(source: bytes, base: str) -> dict[str, Any]:
 
 _NOTHING = {"hash": "", "names": [], "targets": [], "mentions": [], "runs": [], "dynamic": False}
 
-# %% ../../nbs/30_pipeline/04_reach.ipynb #708fbbba
+# %% ../../nbs/30_pipeline/04_reach.ipynb #ae2ee5da
 class Reached:
     "What was reached"
 
@@ -156,19 +164,37 @@ class Walk:
             _look(self, *self._todo.pop())
         return self.reached
 
-# %% ../../nbs/30_pipeline/04_reach.ipynb #b5ed0387
+# %% ../../nbs/30_pipeline/04_reach.ipynb #aa7dfd0c
 def _follow(walk: Walk, path: str) -> bool:
     "Go where a dotted path leads; False if it is not local"
     parts = path.split(".")
     if walk.sources.place(parts[0]) is None:
         walk.reached.packages.add(parts[0])
         return False
+    if parts[-1] == "**":
+        for module in walk.sources.below(path.removesuffix(".**")):
+            walk.go(module, "*")
+    elif found := _placed(walk, parts):
+        walk.go(*found)
+        _hidden(walk, *path.rpartition(".")[::2])
+    return True
+
+
+def _placed(walk: Walk, parts: list[str]) -> tuple[str, str] | None:
+    "The module that a path leads to, and the name in it"
     for length in range(len(parts), 0, -1):
         module = ".".join(parts[:length])
         if walk.sources.facts(module) is not None:
-            walk.go(module, parts[length] if length < len(parts) else "*")
-            return True
-    return True
+            return module, parts[length] if length < len(parts) else "*"
+    return None
+
+
+def _hidden(walk: Walk, package: str, name: str) -> None:
+    "Go to a name that a package binds itself, which hides its module of that name"
+    facts = walk.sources.facts(package) if package else None
+    bound = facts["imports"].get(name, []) if facts else []
+    if facts and (name in facts["definitions"] or {*bound} - {f"{package}.{name}"}):
+        walk.go(package, name)
 
 
 def _run(walk: Walk, module: str) -> None:
@@ -186,7 +212,7 @@ def _mentioned(walk: Walk, path: str) -> None:
     if walk.sources.place(path.partition(".")[0]) is not None:
         _follow(walk, path)
 
-# %% ../../nbs/30_pipeline/04_reach.ipynb #4af02b98
+# %% ../../nbs/30_pipeline/04_reach.ipynb #e3c64093
 def _use(walk: Walk, module: str, facts: dict[str, Any], uses: dict[str, Any]) -> list[str]:
     "Go to everything that a definition uses; the paths that are not local"
     foreign = [path for path in uses["targets"] if not _follow(walk, path)]
@@ -194,10 +220,8 @@ def _use(walk: Walk, module: str, facts: dict[str, Any], uses: dict[str, Any]) -
         head, dot, rest = name.partition(".")
         if head in facts["definitions"]:
             walk.go(module, head)
-        elif head in facts["imports"]:
-            foreign += [path for path in facts["imports"][head] if not _follow(walk, path + dot + rest)]
-        else:
-            _star(walk, facts, head)
+        foreign += [path for path in facts["imports"].get(head, ()) if not _follow(walk, path + dot + rest)]
+        _star(walk, facts, head)
     for path in uses["mentions"]:
         _mentioned(walk, path)
     for path in uses["runs"]:
@@ -206,13 +230,21 @@ def _use(walk: Walk, module: str, facts: dict[str, Any], uses: dict[str, Any]) -
 
 
 def _star(walk: Walk, facts: dict[str, Any], name: str) -> bool:
-    "Go to a name that came with `from x import *`; False if none of these modules has it"
-    for module in facts["stars"]:
-        there = walk.sources.facts(module)
-        if there and (name in there["definitions"] or name in there["imports"] or there["stars"]):
-            walk.go(module, name)
-            return True
-    return False
+    "Go to a name wherever it may have come from with `from x import *`; False if none of these modules has it"
+    having = [module for module in facts["stars"] if _has(walk, module, name, set())]
+    for module in having:
+        walk.go(module, name)
+    return bool(having)
+
+
+def _has(walk: Walk, module: str, name: str, seen: set[str]) -> bool:
+    "Does a local module bind a name, itself or by `from x import *`?"
+    there = walk.sources.facts(module)
+    if there is None or module in seen:
+        return False
+    seen.add(module)
+    own = name in there["definitions"] or name in there["imports"]
+    return own or any(_has(walk, star, name, seen) for star in there["stars"])
 
 
 def _lazy(walk: Walk, facts: dict[str, Any], name: str) -> str | None:
@@ -222,7 +254,7 @@ def _lazy(walk: Walk, facts: dict[str, Any], name: str) -> str | None:
     tables = [facts, *(walk.sources.facts(module) or {} for module in facts["runs"])]
     return next((table["lazy"][name] for table in tables if name in table.get("lazy", {})), None)
 
-# %% ../../nbs/30_pipeline/04_reach.ipynb #63c4632b
+# %% ../../nbs/30_pipeline/04_reach.ipynb #0a7c5917
 def _look(walk: Walk, module: str, name: str) -> None:
     "Take in one place, and go to what it uses"
     facts = walk.sources.facts(module)
@@ -241,15 +273,36 @@ def _enter(walk: Walk, module: str, facts: dict[str, Any]) -> None:
     _run(walk, module)
     for other in [*facts["runs"], *facts["stars"]]:
         _run(walk, other)
+    for name, bases in facts["bases"].items():
+        if name in facts["definitions"] and any(_gathers(walk, module, base, set()) for base in bases):
+            walk.go(module, name)
+
+
+def _gathers(walk: Walk, module: str, name: str, seen: set[tuple[str, str]]) -> bool:
+    "Does a local class, or one that it derives from, know its subclasses?"
+    facts = walk.sources.facts(module)
+    if facts is None or (module, name) in seen:
+        return False
+    seen.add((module, name))
+    above = [(module, base) for base in facts["bases"].get(name, ())]
+    above += [found for path in _imported_as(facts, name) if (found := _placed(walk, path.split(".")))]
+    above += [(star, name) for star in facts["stars"]]
+    return name in facts["gatherers"] or any(_gathers(walk, *place, seen) for place in above)
+
+
+def _imported_as(facts: dict[str, Any], name: str) -> list[str]:
+    "The paths that a dotted name stands for by the imports of a module"
+    head, dot, rest = name.partition(".")
+    return [path + dot + rest for path in facts["imports"].get(head, ())]
 
 
 def _look_up(walk: Walk, module: str, facts: dict[str, Any], name: str) -> None:
     if name in facts["definitions"]:
         _take(walk, module, facts, name)
-    elif name in facts["imports"]:
-        for path in facts["imports"][name]:
-            _follow(walk, path)
-    elif name == "*" or (name and not name.startswith("__") and not _star(walk, facts, name)):
+    for path in facts["imports"].get(name, ()):
+        _follow(walk, path)
+    known = name in facts["definitions"] or name in facts["imports"]
+    if name == "*" or (name and not name.startswith("__") and not _star(walk, facts, name) and not known):
         for every in [*facts["definitions"], *facts["imports"]]:
             walk.go(module, every)
 
