@@ -6,8 +6,9 @@
 __all__ = ['GRAMMAR', 'ADVICE', 'TEMPORARY', 'Progress', 'Engine', 'import_papermill', 'step_secrets', 'describe_error',
            'execute_step']
 
-# %% ../../nbs/20_notebook/09_engine.ipynb #ba3ab537
+# %% ../../nbs/20_notebook/09_engine.ipynb #69a8ece1
 import ast
+import logging
 import os
 import re
 import sys
@@ -44,7 +45,7 @@ class Engine:
         cls.nb_language(nb)
         return run_notebook(nb, **options)
 
-# %% ../../nbs/20_notebook/09_engine.ipynb #1a0a170d
+# %% ../../nbs/20_notebook/09_engine.ipynb #0d04ea4e
 GRAMMAR = "rfc3987_syntax"
 
 
@@ -65,8 +66,6 @@ def import_papermill() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    import logging
-
     loggers = [logging.getLogger(name) for name in ("papermill", "papermill.translators", "papermill.utils")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -137,7 +136,7 @@ def describe_error(
     hint = parsed["hint"] or ADVICE.get(found["ename"], "")
     return {**parsed, "hint": hint, **place, "heading": found["heading"], "source": found["source"]}
 
-# %% ../../nbs/20_notebook/09_engine.ipynb #a5b4286c
+# %% ../../nbs/20_notebook/09_engine.ipynb #1b5ac371
 Progress = Callable[[int, int, str], None]
 
 
@@ -155,41 +154,47 @@ def execute_step(
     "Execute a step; `{'seconds': ..., 'error': None or dict}`"
     started = time.monotonic()
     papermill = import_papermill()
-    from mlops_nb.notebook.cells import read_cells, shown_path
-    from mlops_nb.notebook.executed import sign
+    from mlops_nb.notebook.cells import read_cells
     from mlops_nb.notebook.execution import Execution, Saver
     from mlops_nb.notebook.redact import Redactor, environment_secrets
 
-    variables, cells = _environment(environment or {}), read_cells(notebook)
+    variables, cells, paths = _environment(environment or {}), read_cells(notebook), _shown_paths(notebook, output)
     known = (redactor or Redactor(environment_secrets(variables))).also(step_secrets(cells, parameters, cwd))
     execution = Execution(
         Saver(output, known),
-        cwd,
-        variables,
-        {"input_path": shown_path(notebook), "output_path": shown_path(output)},
-        on_progress,
-        timeout,
-        _log_file(variables),
+        cwd=cwd,
+        environment=variables,
+        paths=paths,
+        on_progress=on_progress,
+        limit=timeout,
+        log=_log_file(variables),
     )
-    options = {"engine_name": "mlops_nb", "kernel_name": "python3", "language": "python", "progress_bar": False}
-    failure = None
-    with _quiet():
-        try:
-            papermill.execute_notebook(
-                _input(Path(notebook), cells), None, dict(parameters), execution=execution, **options
-            )
-        except (papermill.PapermillExecutionError, RuntimeError) as error:
-            failure = error
-    failed = _failure(execution, failure, shown_path(notebook)) if failure else None
-    _redact_file(execution.log, known)
-    sign(output)
+    failure = _run(papermill, _input(Path(notebook), cells), dict(parameters), execution)
+    failed = _failure(execution, failure, paths["input_path"]) if failure else None
+    _finish(output, execution.log, known)
     return {"seconds": time.monotonic() - started, "error": known.json(failed)}
 
 
+def _run(papermill: Any, source: Any, parameters: dict[str, Any], execution: Any) -> Exception | None:
+    options = {"engine_name": "mlops_nb", "kernel_name": "python3", "language": "python", "progress_bar": False}
+    with _quiet():
+        try:
+            papermill.execute_notebook(source, None, parameters, execution=execution, **options)
+        except (papermill.PapermillExecutionError, RuntimeError) as error:
+            return error
+    return None
+
+# %% ../../nbs/20_notebook/09_engine.ipynb #8663fee7
 def _environment(changes: Mapping[str, str | None]) -> dict[str, str]:
     variables = {name: value for name, value in {**os.environ, **changes}.items() if value is not None}
     variables.pop("JPY_SESSION_NAME", None)
     return variables
+
+
+def _shown_paths(notebook: str | os.PathLike[str], output: str | os.PathLike[str]) -> dict[str, str]:
+    from mlops_nb.notebook.cells import shown_path
+
+    return {"input_path": shown_path(notebook), "output_path": shown_path(output)}
 
 
 def _log_file(variables: Mapping[str, str]) -> Path | None:
@@ -197,12 +202,14 @@ def _log_file(variables: Mapping[str, str]) -> Path | None:
     return Path(context).parent / "log.txt" if context else None
 
 
-def _redact_file(path: Path | None, redactor: Any) -> None:
-    if path is None or not path.exists():
-        return
-    text = path.read_text(encoding="utf-8", errors="replace")
-    if (clean := redactor.text(text)) != text:
-        path.write_text(clean, encoding="utf-8")
+def _finish(output: str | os.PathLike[str], log: Path | None, redactor: Any) -> None:
+    from mlops_nb.notebook.executed import sign
+
+    if log and log.exists():
+        text = log.read_text(encoding="utf-8", errors="replace")
+        if (clean := redactor.text(text)) != text:
+            log.write_text(clean, encoding="utf-8")
+    sign(output)
 
 
 def _failure(execution: Any, failure: Exception, notebook: str) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def _kernel_manager(folder: str) -> AsyncKernelManager:
         kernel_name="python3", kernel_spec_manager=specs, transport=transport, connection_file=file
     )
 
-# %% ../../nbs/20_notebook/08_execution.ipynb #2e98e1e3
+# %% ../../nbs/20_notebook/08_execution.ipynb #ca24cad3
 CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE")
 
 
@@ -280,7 +280,7 @@ def _kill_group(group: int | None) -> None:
     except ProcessLookupError:
         return
 
-# %% ../../nbs/20_notebook/08_execution.ipynb #3c379ac8
+# %% ../../nbs/20_notebook/08_execution.ipynb #4e8ce5f0
 @dataclass
 class Execution:
     "How to execute one notebook"
@@ -305,39 +305,36 @@ def run_notebook(
     nb: NotebookNode,
     execution: Execution | None = None,
     output_path: str | None = None,
-    input_path: str | None = None,
     progress_bar: bool = True,
     log_output: bool = False,
-    start_timeout: int = 60,
-    execution_timeout: int | None = None,
-    **options: Any,  # further options of papermill's client
+    **options: Any,  # what papermill hands to its engines besides
 ) -> NotebookNode:
     "Execute a notebook that papermill has prepared"
-    plain = execution is None
-    asked = plain_execution(output_path) if execution is None else execution
-    manager = StepManager(
-        nb, asked.saver, asked.paths, asked.on_progress, progress_bar=progress_bar, log_output=log_output
-    )
-    asked.manager = manager
+    asked = execution or plain_execution(output_path)
+    shown = {"progress_bar": progress_bar, "log_output": log_output}
+    manager = asked.manager = StepManager(nb, asked.saver, asked.paths, asked.on_progress, **shown)
     with tempfile.TemporaryDirectory(prefix="mlops-nb-", ignore_cleanup_errors=True) as folder:
-        client = StepClient(
-            manager,
-            folder,
-            asked.cwd,
-            asked.environment,
-            asked.log or Path(folder, "log.txt"),
-            asked.limit,
-            log=logger,
-            log_output=log_output,
-            startup_timeout=start_timeout,
-            **({"timeout": execution_timeout} if execution_timeout else {}),
-            **options,
-        )
+        client = _client(asked, manager, folder, log_output=log_output, **options)
         manager.notebook_start()
         try:
             client.execute()
         finally:
             manager.notebook_complete()
-            if plain and asked.saver.redactor:
+            if execution is None and asked.saver.redactor:
                 nb.update(from_dict(asked.saver.redactor.json(nb)))
     return nb
+
+
+def _client(
+    asked: Execution,
+    manager: StepManager,
+    folder: str,
+    input_path: str | None = None,
+    start_timeout: int = 60,
+    execution_timeout: int | None = None,
+    **options: Any,
+) -> StepClient:
+    log_file = asked.log or Path(folder, "log.txt")
+    limits = {"timeout": execution_timeout} if execution_timeout else {}
+    options |= {"log": logger, "startup_timeout": start_timeout, **limits}
+    return StepClient(manager, folder, asked.cwd, asked.environment, log_file, asked.limit, **options)

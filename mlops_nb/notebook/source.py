@@ -181,7 +181,7 @@ def _twice(gives: list[Give], needs: list[Need], name: str, notebook: str) -> li
             problems.append(NotebookError(f"Step '{name}' needs {need.name}, its own artifact.", hint, **where))
     return problems
 
-# %% ../../nbs/20_notebook/05_source.ipynb #caea04da
+# %% ../../nbs/20_notebook/05_source.ipynb #550149a2
 def _all_parameters(cells: list[Cell], notebook: str, step: str) -> tuple[dict[str, Parameter], list[NotebookError]]:
     marked = [cell for cell in cells if is_parameters_cell(cell)]
     parameters, problems = read_parameters(marked[0], notebook, step) if marked else ({}, [])
@@ -206,18 +206,25 @@ def examine_step(
     (position, name), cells, shown = step_name(path), read_cells(path), shown_path(path)
     imports = [found for cell in cells for found in _read_imports(cell)]
     parameters, problems = _all_parameters(cells, shown, name)
+    needs, gives, misuses = _our_uses(cells, imports, shown)
     problems += _syntax_problems(cells, shown) + _flow_problems(cells, imports, shown)
-    needs, gives, misuses = _read_uses(cells, shown)
-    ours, others = _flow_imports(imports)
-    if not ours and (others or any(_binds_flow(cell) for cell in cells)):
-        needs, gives, misuses = [], [], []
-    elif not ours and (needs or gives or misuses):
-        first = min([*needs, *gives, *misuses], key=lambda use: (use.cell or 0, use.line or 0))
-        where = {"rule": "flow", "notebook": shown, "cell": first.cell, "line": first.line}
-        problems.append(NotebookError("`flow` is used and never imported.", IMPORT_HINT, **where))
     problems += misuses + _twice(gives, needs, name, shown)
     problems.sort(key=lambda problem: (problem.cell or 0, problem.line or 0))
     return StepSource(Path(path), name, position, cells, parameters, _once(needs), gives, imports, problems)
+
+
+def _our_uses(
+    cells: list[Cell], imports: list[Import], notebook: str
+) -> tuple[list[Need], list[Give], list[NotebookError]]:
+    needs, gives, misuses = _read_uses(cells, notebook)
+    ours, others = _flow_imports(imports)
+    if not ours and (others or any(_binds_flow(cell) for cell in cells)):
+        return [], [], []
+    if not ours and (needs or gives or misuses):
+        first = min([*needs, *gives, *misuses], key=lambda use: (use.cell or 0, use.line or 0))
+        where = {"rule": "flow", "notebook": notebook, "cell": first.cell, "line": first.line}
+        misuses.append(NotebookError("`flow` is used and never imported.", IMPORT_HINT, **where))
+    return needs, gives, misuses
 
 
 def read_step(
@@ -229,7 +236,7 @@ def read_step(
         raise step.problems[0]
     return step
 
-# %% ../../nbs/20_notebook/05_source.ipynb #c1af2771
+# %% ../../nbs/20_notebook/05_source.ipynb #7ea70026
 def step_paths(
     folder: str | os.PathLike[str],  # of a pipeline
 ) -> list[Path]:

@@ -171,7 +171,7 @@ def runner(tmp_path):
     step, output = write_notebook(tmp_path / "10_long.ipynb", LONG, NOISY), tmp_path / "out.ipynb"
     process = subprocess.Popen([sys.executable, "-c", RUNNER, str(step), str(output)], cwd=tmp_path)
     end = time.monotonic() + 60
-    while not (tmp_path / "pids").exists() or not (tmp_path / "pids").read_text():
+    while not output.exists() or not json.loads(output.read_text(encoding="utf-8"))["cells"][1]["outputs"]:
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.05)
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
