@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BY_PROBABILITY', 'logger', 'predicts_by_probability', 'classify', 'regress', 'differing_versions', 'typical_record',
-           'ReleasedModel', 'load_model']
+           'as_sent', 'ReleasedModel', 'load_model']
 
 # %% ../../nbs/70_serve/06_predictor.ipynb #d5ed7337
 import json
@@ -78,7 +78,7 @@ def _installed(name: str) -> str:
     except PackageNotFoundError:
         return "not installed"
 
-# %% ../../nbs/70_serve/06_predictor.ipynb #a25b54f9
+# %% ../../nbs/70_serve/06_predictor.ipynb #9ac5cf0c
 logger = logging.getLogger("bentoml.mlops_nb")
 
 
@@ -87,6 +87,15 @@ def typical_record(
 ) -> dict[str, Any]:
     "A record of the values that the schema gives as examples"
     return {feature["name"]: feature["example"] for feature in schema["features"]}
+
+
+def as_sent(
+    schema: dict[str, Any],  # the model's input schema
+    record: dict[str, Any],
+) -> dict[str, Any]:
+    "A record as somebody would write it: whole numbers without a fraction"
+    whole = {feature["name"] for feature in schema["features"] if feature["kind"] == "integer"}
+    return {name: int(value) if name in whole and value is not None else value for name, value in record.items()}
 
 
 class ReleasedModel:
@@ -106,7 +115,7 @@ class ReleasedModel:
         self.schema = self.inputs.document()
         self.reader = RequestReader(self.schema, max_rows)
         self.examples = self._json("examples.json") or [typical_record(self.schema)]
-        self.example: dict[str, Any] = self.examples[0]
+        self.example = as_sent(self.schema, self.examples[0])
         self.estimator = self._load()
         self._check_examples()
 

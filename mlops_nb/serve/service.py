@@ -7,7 +7,7 @@ __all__ = ['ONE_THREAD', 'logger', 'NOTE', 'CHOICE', 'keep_quiet', 'StartError',
            'end_server', 'own_metrics_folder', 'Predictions', 'loaded', 'PredictionService', 'describe', 'TrainedImage',
            'check_contents', 'image_of', 'make_service']
 
-# %% ../../nbs/70_serve/08_service.ipynb #9de24dbc
+# %% ../../nbs/70_serve/08_service.ipynb #6caf6675
 import atexit
 import logging
 import os
@@ -34,7 +34,7 @@ from ..registry.releases import Release, choose_model, read_release
 from .app import App, Application
 from .meter import SHARED
 from .openapi import openapi
-from .predictor import ReleasedModel, load_model, typical_record
+from .predictor import ReleasedModel, as_sent, load_model, typical_record
 
 # %% ../../nbs/70_serve/08_service.ipynb #e1224144
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -112,7 +112,7 @@ def _leave(folder: Path, owner: int) -> None:
         sys.stderr.flush()
         os._exit(1)
 
-# %% ../../nbs/70_serve/08_service.ipynb #1ff219d4
+# %% ../../nbs/70_serve/08_service.ipynb #f83b8145
 class Predictions:
     "Predictions by the released model"
 
@@ -170,7 +170,7 @@ def describe(release: Release) -> dict[str, Any]:
 
     arm = release.document.arms[0]
     schema, examples = (json.loads(release.read(f"{arm.folder}/{name}.json")) for name in ("schema", "examples"))
-    example = examples[0] if examples else typical_record(schema)
+    example = as_sent(schema, examples[0]) if examples else typical_record(schema)
     return openapi(schema, example, release.document.model, arm.version)
 
 # %% ../../nbs/70_serve/08_service.ipynb #66ba1008

@@ -5,8 +5,10 @@ import json
 import socket
 import threading
 
+import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from serve_support import KINDS, fitted, people
 
 RECORD = {"age": 41, "account balance": 120.5, "married": True, "job": "clerk", "since": "2021-03-01"}
 
@@ -39,6 +41,14 @@ def test_batch_equals_single_records(server):
     singles = [server.ask("/predict", record).json for record in records]
     assert [row["probabilities"] for row in batch["predictions"]] == [row["probabilities"] for row in singles]
     assert set(batch) == {"predictions", "model", "version", "request_id"}
+
+
+def test_every_row_of_the_table_is_answered_as_the_model_answers(server):
+    table = people()
+    sent = json.loads(table[list(KINDS)].to_json(orient="records", date_format="iso", double_precision=15))
+    served = [list(row["probabilities"].values()) for row in server.ask("/predict", sent).json["predictions"]]
+    assert table.isna().any(axis=1).sum() > 30
+    assert np.allclose(served, fitted(table, foreign=False).predict_proba(table[list(KINDS)]), atol=1e-12)
 
 
 def test_request_id_of_the_client_comes_back(server):
