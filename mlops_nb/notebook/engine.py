@@ -6,7 +6,7 @@
 __all__ = ['GRAMMAR', 'ADVICE', 'TEMPORARY', 'Progress', 'Engine', 'import_papermill', 'step_secrets', 'describe_error',
            'execute_step']
 
-# %% ../../nbs/20_notebook/09_engine.ipynb #69a8ece1
+# %% ../../nbs/20_notebook/09_engine.ipynb #a4b9c7e9
 import ast
 import logging
 import os
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ARROW, UsageError
+from ..core.errors import UsageError
 
 # %% ../../nbs/20_notebook/09_engine.ipynb #68bf8a6b
 class Engine:
@@ -136,7 +136,7 @@ def describe_error(
     hint = parsed["hint"] or ADVICE.get(found["ename"], "")
     return {**parsed, "hint": hint, **place, "heading": found["heading"], "source": found["source"]}
 
-# %% ../../nbs/20_notebook/09_engine.ipynb #1b5ac371
+# %% ../../nbs/20_notebook/09_engine.ipynb #4c24a448
 Progress = Callable[[int, int, str], None]
 
 
@@ -169,22 +169,28 @@ def execute_step(
         limit=timeout,
         log=_log_file(variables),
     )
-    failure = _run(papermill, _input(Path(notebook), cells), dict(parameters), execution)
-    failed = _failure(execution, failure, paths["input_path"]) if failure else None
+    failed = _run(papermill, _input(Path(notebook), cells), dict(parameters), execution, paths["input_path"])
     _finish(output, execution.log, known)
     return {"seconds": time.monotonic() - started, "error": known.json(failed)}
 
 
-def _run(papermill: Any, source: Any, parameters: dict[str, Any], execution: Any) -> Exception | None:
+def _run(
+    papermill: Any, source: Any, parameters: dict[str, Any], execution: Any, notebook: str
+) -> dict[str, Any] | None:
+    from mlops_nb.notebook.execution import KernelNotStarted
+
     options = {"engine_name": "mlops_nb", "kernel_name": "python3", "language": "python", "progress_bar": False}
     with _quiet():
         try:
             papermill.execute_notebook(source, None, parameters, execution=execution, **options)
-        except (papermill.PapermillExecutionError, RuntimeError) as error:
-            return error
+        except papermill.PapermillExecutionError:
+            return _cell_error(papermill, execution, notebook)
+        except KernelNotStarted as error:
+            nowhere = {"cell": None, "line": None, "heading": "", "source": "", "ename": "KernelDied"}
+            return describe_error({**nowhere, "evalue": str(error)}, notebook)
     return None
 
-# %% ../../nbs/20_notebook/09_engine.ipynb #8663fee7
+# %% ../../nbs/20_notebook/09_engine.ipynb #57abcd24
 def _environment(changes: Mapping[str, str | None]) -> dict[str, str]:
     variables = {name: value for name, value in {**os.environ, **changes}.items() if value is not None}
     variables.pop("JPY_SESSION_NAME", None)
@@ -212,15 +218,11 @@ def _finish(output: str | os.PathLike[str], log: Path | None, redactor: Any) -> 
     sign(output)
 
 
-def _failure(execution: Any, failure: Exception, notebook: str) -> dict[str, Any]:
+def _cell_error(papermill: Any, execution: Any, notebook: str) -> dict[str, Any] | None:
     from mlops_nb.notebook.executed import first_error
 
-    found = None
-    if execution.manager:
-        execution.saver.save(execution.manager.nb, force=True)
-        found = first_error(execution.manager.nb)
-    if found:
-        return describe_error(found, notebook)
-    nowhere = {"cell": None, "line": None, "heading": "", "source": "", "ename": "KernelDied"}
-    advice = "Check that ipykernel works in this environment: mlops-nb doctor."
-    return describe_error({**nowhere, "evalue": f"The kernel did not start: {failure}.{ARROW}{advice}"}, notebook)
+    found = first_error(execution.manager.nb)
+    if found is None:
+        papermill.execute.remove_error_markers(execution.manager.nb)
+    execution.saver.save(execution.manager.nb, force=True)
+    return describe_error(found, notebook) if found else None

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Progress', 'BOOT', 'LONGEST', 'CRASHES', 'TAIL', 'CELL_FRAME', 'GRACE', 'Saver', 'StepManager', 'CurrentInterpreter',
-           'out_of_memory_kills', 'death', 'crashed_line', 'StepClient', 'Execution', 'plain_execution', 'run_notebook']
+           'out_of_memory_kills', 'death', 'crashed_line', 'KernelNotStarted', 'StepClient', 'Execution',
+           'plain_execution', 'run_notebook']
 
 # %% ../../nbs/20_notebook/08_execution.ipynb #e27dd0c3
 import math
@@ -127,7 +128,7 @@ def _kernel_manager(folder: str) -> AsyncKernelManager:
         kernel_name="python3", kernel_spec_manager=specs, transport=transport, connection_file=file
     )
 
-# %% ../../nbs/20_notebook/08_execution.ipynb #ca24cad3
+# %% ../../nbs/20_notebook/08_execution.ipynb #2e98e1e3
 CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE")
 
 
@@ -178,8 +179,12 @@ def crashed_line(
     match = CELL_FRAME.search(report)
     return int(match[1]) if match else None
 
-# %% ../../nbs/20_notebook/08_execution.ipynb #3e94ca6b
+# %% ../../nbs/20_notebook/08_execution.ipynb #18a6b073
 GRACE = 0.5
+
+
+class KernelNotStarted(RuntimeError):
+    "No cell was run, because the kernel did not come up"
 
 
 class StepClient(PapermillNotebookClient):
@@ -239,7 +244,9 @@ class StepClient(PapermillNotebookClient):
             self.start_new_kernel_client()
         except RuntimeError as error:
             said = self.log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            raise RuntimeError(f"{error}. Its last words: {said[-1] if said else 'none'}") from error
+            words = f" It said: {said[-1]}" if said else ""
+            hint = "Check that ipykernel works in this environment: mlops-nb doctor."
+            raise KernelNotStarted(f"The kernel did not start: {error}.{words}{ARROW}{hint}") from error
 
     def execute_cell(self, cell: NotebookNode, cell_index: int, *args: Any, **kwargs: Any) -> NotebookNode:
         "Run one cell; the end of the kernel and of the time become errors of the cell"

@@ -127,6 +127,14 @@ def test_every_end_is_told_with_cell_section_and_line(run, source):
     assert no_kernels()
 
 
+def test_announced_errors_are_no_failure(run):
+    announced = {**untagged("1 / 0"), "metadata": {"tags": ["raises-exception"]}}
+    result, executed = run("# Title", announced, "print('after')")
+    assert result["error"] is None
+    assert [cell["cell_type"] for cell in executed["cells"]] == ["markdown", "code", "code"]
+    assert "ZeroDivisionError" in text_of(executed) and "after" in text_of(executed)
+
+
 def test_a_step_may_take_only_so_long(run):
     result, _ = run("import time", "time.sleep(60)", timeout=1)
     assert result["error"]["type"] == "StepTimeout"
