@@ -6,14 +6,14 @@
 __all__ = ['BLUE', 'GREY', 'SHOWN_CLASSES', 'panels', 'plot_outcomes', 'calibration_points', 'plot_calibration', 'plot_errors',
            'plot_loss']
 
-# %% ../../nbs/50_model/21_plots.ipynb #a9b523fa
+# %% ../../nbs/50_model/21_plots.ipynb #0d63667c
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn import metrics as sk
 
-from .evaluation import Predictions
+from .scores import Predictions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

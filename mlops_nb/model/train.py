@@ -6,7 +6,7 @@
 __all__ = ['LARGE', 'split_target', 'class_rows', 'cores', 'reproducible_threads', 'make_pipeline', 'fit', 'refit', 'fit_facts',
            'loss_curve']
 
-# %% ../../nbs/50_model/05_train.ipynb #9810fe09
+# %% ../../nbs/50_model/05_train.ipynb #8fe54b0d
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +18,7 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from ..core.errors import UsageError, did_you_mean
+from .artifact import final_estimator
 from .candidates import ROUNDS, can_stop_early, make_estimator
 from .features import Algorithm, encoder_folds, make_features
 from .schema import Kind, Task, input_kinds
@@ -118,19 +119,20 @@ def fit(
     with reproducible_threads(inputs.size):
         return pipeline.fit(inputs, target)
 
-# %% ../../nbs/50_model/05_train.ipynb #ee7d7107
+# %% ../../nbs/50_model/05_train.ipynb #cd28d578
 def refit(
-    pipeline: Pipeline,
+    estimator: Any,  # a pipeline, or an estimator by itself
     inputs: pd.DataFrame,
     target: np.ndarray,
     task: Task,
-) -> Pipeline:
-    "A clone of `pipeline`, fitted to these rows"
-    fresh: Any = clone(pipeline)
-    if getattr(fresh[-1], "early_stopping", False) and not can_stop_early(len(inputs), *class_rows(target, task)):
-        fresh[-1].set_params(early_stopping=False, max_iter=min(fresh[-1].max_iter, ROUNDS))
+) -> Any:
+    "A clone, fitted to these rows"
+    fresh: Any = clone(estimator)
+    final = final_estimator(fresh)
+    if getattr(final, "early_stopping", False) and not can_stop_early(len(inputs), *class_rows(target, task)):
+        final.set_params(early_stopping=False, max_iter=min(final.max_iter, ROUNDS))
     with reproducible_threads(inputs.size):
-        return fresh.fit(inputs, target)
+        return fresh.fit(inputs, target.astype(np.float64 if task == "regression" else np.str_))
 
 # %% ../../nbs/50_model/05_train.ipynb #8bf61c2a
 def fit_facts(
