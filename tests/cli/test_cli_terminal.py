@@ -1,0 +1,83 @@
+"""On a real screen: widths, wrapped tables, the line that changes, and a reader that has gone."""
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import termios
+
+import pytest
+
+from mlops_nb.commands.grammar import Command, Option, parse
+from mlops_nb.commands.terminal import Terminal, plain_table, width_of
+from mlops_nb.core.errors import UsageError
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """A terminal of 60 columns, and a function that reads what it shows."""
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    main, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    with open(side, "w", encoding="utf-8") as stream:
+        yield Terminal(stream), lambda: os.read(main, 65536).decode()
+    os.close(main)
+
+
+def plain(text: str) -> list[str]:
+    return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*[a-zA-Z]", "", text).replace("\r", "").split("\n")]
+
+
+def test_a_table_that_fits_is_plain_and_one_that_does_not_is_wrapped(screen):
+    terminal, shown = screen
+    terminal.table(["run", "auc"], [["a-1", "0.91"]], right=[1])
+    assert plain(shown())[:2] == ["run   auc", "a-1  0.91"]
+    words = " ".join(f"word{n}" for n in range(30))
+    terminal.table(["run", "why"], [[terminal.state("done"), words + " [not markup]"]])
+    lines = plain(shown())
+    assert max(map(width_of, lines)) <= 60 and len(lines) > 6
+    told = " ".join(" ".join(lines).split())
+    assert "✓ done" in told and "word29" in told and "[not markup]" in told
+
+
+def test_the_passing_line_is_cut_to_the_screen_and_goes_away(screen):
+    terminal, shown = screen
+    terminal.passing("▶ running  train  " + "x" * 100)
+    assert width_of(plain(shown())[0]) <= 59
+    terminal.line("✓ done  train")
+    assert shown().startswith("\r\x1b[2K✓ done  train")
+
+
+def test_a_dumb_terminal_gets_neither_colours_nor_passing_lines(screen, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    terminal, shown = screen
+    plainer = Terminal(terminal.stream)
+    plainer.passing("nothing")
+    plainer.line(plainer.state("failed"))
+    assert shown() == "✗ failed\r\n"
+
+
+def test_no_cell_of_a_piped_table_is_cut():
+    [head, row] = plain_table(["name", "empty", "text"], [["a", "", "y" * 500]])
+    assert head == "name  text" and row.endswith("y" * 500)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--limit"], "option --limit needs a value, NUMBER"),
+        (["-n", "3.5"], "--limit is '3.5'"),
+        (["--force=no"], "option --force takes no value"),
+        (["--forcr"], "there is no option '--forcr'"),
+        (["-x"], "there is no option '-x'"),
+        (["one", "two"], "'one' is one word too many"),
+    ],
+)
+def test_each_mistake_in_options_has_its_sentence(words, message):
+    options = (Option(("-n", "--limit"), "", "NUMBER", int), Option(("--force",), ""))
+    with pytest.raises(UsageError) as raised:
+        parse(Command("demo", "", "", "", options=options), words)
+    assert message in raised.value.message and raised.value.hint
