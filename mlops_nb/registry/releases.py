@@ -62,7 +62,7 @@ class Document(NamedTuple):
         "Name of the release's folder"
         return f"{self.generation:06d}-{self.digest()[:12]}"
 
-# %% ../../nbs/60_registry/01_releases.ipynb #471b87d6
+# %% ../../nbs/60_registry/01_releases.ipynb #c58f632b
 def publish(
     releases: Path,  # `releases` in the workspace
     document: Document,
@@ -95,11 +95,14 @@ def _write_hidden(place: Path, document: Document, contents: dict[str, bytes]) -
 
 
 def _replace(place: Path, hidden: Path) -> None:
-    if place.exists():  # damaged, or it would not be replaced
-        os.rename(place, temporary_beside(place))
+    if place.exists() and not is_intact(place):
+        aside = temporary_beside(place)
+        os.rename(place, aside)
+        shutil.rmtree(aside, ignore_errors=True)
     try:
         os.rename(hidden, place)
     except OSError:  # another publisher of the same release was faster
+        shutil.rmtree(hidden, ignore_errors=True)
         if not is_intact(place):
             raise
     sync_folder(place.parent)
