@@ -42,7 +42,7 @@ class Column:
     kind: Kind
     values: pd.Series
 
-# %% ../../nbs/10_data/16_columns.ipynb #aab7838e
+# %% ../../nbs/10_data/16_columns.ipynb #b47a630b
 class Draft:
     "What a column of text can be, seen by itself"
 
@@ -54,9 +54,8 @@ class Draft:
         self.codes = encoded.indices.to_numpy(zero_copy_only=False)  # for each row, which of the words it has
         self.words: pa.Array = encoded.dictionary
         self.counts = np.bincount(self.codes, minlength=len(self.words))  # for each word, how many rows have it
-        texts = self.words.to_pylist()
-        self.missing = sure_missing(texts, extra)
-        self.likely = likely_missing(texts) & ~self.missing
+        self.missing = sure_missing(self.words, extra)
+        self.likely = likely_missing(self.words) & ~self.missing
         self.solid = ~self.missing & ~self.likely
         self.styles: list[Style] = []
         self.dates: Dates | None = None
@@ -99,7 +98,7 @@ def infer_habits(
     decimal = max(".,", key=signs.count) if signs else "," if delimiter == ";" else ""
     return Habits(decimal, max(("day", "month"), key=orders.count) if orders else "")
 
-# %% ../../nbs/10_data/16_columns.ipynb #6e60cbcb
+# %% ../../nbs/10_data/16_columns.ipynb #2f247494
 def _rows(draft: Draft, values: np.ndarray, none: Any) -> np.ndarray:
     "Values of the solid words, spread over the words and then over the rows"
     spread = np.full(len(draft.words), none, dtype=values.dtype)
@@ -109,10 +108,10 @@ def _rows(draft: Draft, values: np.ndarray, none: Any) -> np.ndarray:
 
 def _note_missing(draft: Draft, findings: Findings, likely: bool) -> None:
     "Say which words other than blanks were taken as missing, or were not although they look like it"
-    texts = draft.words.to_pylist()
-    taken = draft.missing | draft.likely if likely else draft.missing
-    if words := [text for text, gone in zip(texts, taken, strict=True) if gone and text]:
-        rows = int(draft.counts[taken].sum() - sum(draft.counts[texts.index("")] for text in [""] if text in texts))
+    blank = arrow.equal(draft.words, "").to_numpy(zero_copy_only=False)
+    taken = (draft.missing | draft.likely if likely else draft.missing) & ~blank
+    if words := draft.words.filter(pa.array(taken)).to_pylist():
+        rows = int(draft.counts[taken].sum())
         findings.add(
             "info",
             "missing values",
@@ -120,8 +119,7 @@ def _note_missing(draft: Draft, findings: Findings, likely: bool) -> None:
             draft.name,
             rows=rows,
         )
-    kept = [text for text, gone in zip(texts, draft.likely, strict=True) if gone and not likely]
-    if kept:
+    if not likely and (kept := draft.words.filter(pa.array(draft.likely)).to_pylist()):
         message = f"{listing(kept)} stands among other words: kept as a value of its own."
         findings.add("info", "missing values", message, draft.name, rows=int(draft.counts[draft.likely].sum()))
 

@@ -57,7 +57,7 @@ def matches(words: pa.Array, pattern: str) -> np.ndarray:
     "Which of the words match"
     return arrow.match_substring_regex(words, pattern).to_numpy(zero_copy_only=False).astype(bool)
 
-# %% ../../nbs/10_data/13_numbers.ipynb #5a40c254
+# %% ../../nbs/10_data/13_numbers.ipynb #f6cf5560
 AFFIXED = r"^(?P<prefix>[$€£¥]?)\s*(?P<core>[+-]?[$€£¥]?\d(?:[\d.,' ]*[\d.,])?(?:[eE][+-]?\d+)?)(?P<gap>\s*)(?P<suffix>%|‰|[$€£¥]|[A-Za-zÀ-ɏ°µ/²³]{1,15}\.?)?$"
 UNITS = re.compile(
     "[kmc]?g|t|lbs?|oz|[kcm]?m|mi|ft|in|[cm]?l|ha|p[tx]|[km]?w|kwh|[vak]|[kmg]?hz|[kmgt]b|°[cf]|mph|ppm|bpm|"
@@ -69,6 +69,8 @@ DISTINCT = 20  # and, if some are not, so many different numbers must occur
 
 def _tidy(words: pa.Array) -> pa.Array:
     "Typographic minus signs, blanks and apostrophes as the plain ones"
+    if arrow.all(arrow.string_is_ascii(words)).as_py():
+        return words
     for pattern, plain in (("−", "-"), (r"[\x{00A0}\x{202F}\x{2009}]", " "), ("’", "'")):
         words = arrow.replace_substring_regex(words, pattern, plain)
     return words
@@ -155,7 +157,7 @@ def demanded_decimal(styles: list[Style]) -> str:
     signs = {style.decimal for style in styles}
     return signs.pop() if len(signs) == 1 else ""
 
-# %% ../../nbs/10_data/13_numbers.ipynb #1591e936
+# %% ../../nbs/10_data/13_numbers.ipynb #28590d03
 @dataclass
 class Numbers:
     "Distinct texts read as numbers"
@@ -171,13 +173,15 @@ def read_numbers(
     style: Style,
 ) -> Numbers:
     "The numbers that the texts stand for"
-    plain = _strip(_tidy(words), style)
+    tidy = _tidy(words)
+    plain = _strip(tidy, style)
     fits = matches(plain, style.pattern)
     digits = arrow.replace_substring(plain, style.thousands, "") if style.thousands else plain
     digits = arrow.replace_substring(digits, ",", ".") if style.decimal == "," else digits
     digits = arrow.if_else(pa.array(fits), arrow.utf8_ltrim(digits, "+"), None)
     values = digits.cast(pa.float64()).to_numpy(zero_copy_only=False).copy()
-    infinite = np.isinf(values) | matches(_tidy(words), INFINITE)
+    infinite = np.isinf(values)
+    infinite[~fits] = matches(tidy.filter(pa.array(~fits)), INFINITE)
     values[infinite] = np.nan
     whole = not matches(digits.drop_null(), r"[.eE]").any()
     return Numbers(values, infinite, ~fits & ~infinite, whole)
