@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['THREADS', 'available_cores', 'kernel_environment', 'redactor_for', 'Attempt', 'Outcome', 'read_points', 'try_step']
 
-# %% ../../nbs/30_pipeline/14_attempt.ipynb #b1433c93
+# %% ../../nbs/30_pipeline/14_attempt.ipynb #aaf32db9
 import json
 import math
 import os
@@ -22,7 +22,7 @@ from ..notebook.engine import execute_step
 from ..notebook.redact import Redactor, environment_secrets, is_reference, resolve_secret
 from ..notebook.source import StepSource
 
-# %% ../../nbs/30_pipeline/14_attempt.ipynb #203fe84c
+# %% ../../nbs/30_pipeline/14_attempt.ipynb #1154e527
 THREADS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -56,7 +56,7 @@ def kernel_environment(
     added: dict[str, str | None] = {name: value for name, value in wanted.items() if name not in environment}
     return added | {"MLOPS_NB_STEP": str(context), "MLOPS_NB_FAULT": None}
 
-# %% ../../nbs/30_pipeline/14_attempt.ipynb #476f1a40
+# %% ../../nbs/30_pipeline/14_attempt.ipynb #4d2d024d
 def redactor_for(
     settings: Settings,
     steps: Mapping[str, StepSource],
@@ -72,7 +72,7 @@ def redactor_for(
     known = [resolve_secret(reference, settings.project) for reference in sorted(references)]
     return Redactor([*environment_secrets(), *known])
 
-# %% ../../nbs/30_pipeline/14_attempt.ipynb #bb4f3a55
+# %% ../../nbs/30_pipeline/14_attempt.ipynb #e1c19829
 class Attempt(NamedTuple):
     "What is needed to try a step once"
 
@@ -132,7 +132,7 @@ class Outcome(NamedTuple):
     manifest: dict[str, Any]
     points: list[dict[str, Any]]
 
-# %% ../../nbs/30_pipeline/14_attempt.ipynb #b62341f2
+# %% ../../nbs/30_pipeline/14_attempt.ipynb #ffdd0a12
 def read_points(file: pathlib.Path) -> list[dict[str, Any]]:
     "The points a step logged, without a torn last line"
     lines = file.read_bytes().split(b"\n")[:-1] if file.exists() else []
@@ -158,7 +158,7 @@ def _incomplete(attempt: Attempt, manifest: Mapping[str, Any], store: Store) -> 
             return StepFailed(message, "Run again; if it stays so, check the disk.", notebook=step.shown).document()
     return None
 
-# %% ../../nbs/30_pipeline/14_attempt.ipynb #6f920e94
+# %% ../../nbs/30_pipeline/14_attempt.ipynb #27ef593b
 def try_step(
     attempt: Attempt,
     redactor: Redactor,

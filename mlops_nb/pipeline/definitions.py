@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Visitor', 'digest', 'without_docstrings', 'meaning', 'Uses', 'dotted', 'never_imported', 'uses_of']
 
-# %% ../../nbs/30_pipeline/02_definitions.ipynb #ec2ff6c7
+# %% ../../nbs/30_pipeline/02_definitions.ipynb #c8a6fe49
 import ast
 import hashlib
 import re
@@ -33,7 +33,7 @@ def meaning(tree: ast.AST) -> str:
     "A hash of what the code does, as far as syntax tells"
     return digest(ast.dump(without_docstrings(tree)))
 
-# %% ../../nbs/30_pipeline/02_definitions.ipynb #0dc41081
+# %% ../../nbs/30_pipeline/02_definitions.ipynb #5c74ea34
 class Uses:
     "What some statements of one scope use"
 
@@ -41,8 +41,9 @@ class Uses:
         self,
         base: str = "",  # package that relative imports start from
         bound: Iterable[str] = (),  # names bound in this scope
+        main: bool = False,  # is this code run as `__main__`, as a notebook's cells are?
     ):
-        self.base, self.bound = base, set(bound)
+        self.base, self.bound, self.main = base, set(bound), main
         self.names: set[str] = set()  # free names, dotted
         self.imports: dict[str, set[str]] = {}  # bound name -> what was imported, absolute and dotted
         self.targets: set[str] = set()  # absolute dotted paths used, known from imports inside functions
@@ -105,7 +106,7 @@ def _attribute(uses: Uses, node: ast.Attribute) -> None:
     uses.names.add(name)
     uses.dynamic |= name.startswith("sys.modules")
 
-# %% ../../nbs/30_pipeline/02_definitions.ipynb #cd74e3fd
+# %% ../../nbs/30_pipeline/02_definitions.ipynb #4e858045
 _TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
@@ -120,6 +121,27 @@ def _constant(uses: Uses, node: ast.Constant) -> None:
         uses.mentions.add(node.value.replace(":", "."))
 
 
+def _beginning(node: ast.AST | None) -> str:
+    "The literal text that a computed one begins with: `'churn.'` of `f'churn.{name}'`"
+    if isinstance(node, ast.JoinedStr):
+        return _beginning(node.values[0] if node.values else None)
+    if isinstance(node, ast.BinOp):
+        return _beginning(node.left)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def _imported(uses: Uses, node: ast.Call) -> str:
+    "The path of a module that a call imports, as far as it can be read; '' where nothing is known"
+    module = _literal(node, 0)
+    text = module or _beginning(node.args[0] if node.args else None)
+    dots = len(text) - len(text.lstrip("."))
+    above = _above(_literal(node, 1) or uses.base, dots)
+    if module:
+        return ".".join([*above, text[dots:]])
+    package = [*above, *text[dots:].split(".")[:-1]]
+    return ".".join([*package, "**"]) if package else ""
+
+
 @_visits(ast.Call)
 def _call(uses: Uses, node: ast.Call) -> None:
     function = (dotted(node.func) or "").rpartition(".")[2]
@@ -127,14 +149,14 @@ def _call(uses: Uses, node: ast.Call) -> None:
         uses.names.add(f"{owner}.{attribute}")
         uses.visit_all(node.args[2:])
     elif function in ("import_module", "__import__"):
-        module = _literal(node, 0)
-        uses.dynamic |= module is None
+        module = _imported(uses, node)
+        uses.dynamic |= _literal(node, 0) is None
         uses.targets |= {module} if module else set()
-        uses.visit_all([*node.args[1:], *node.keywords])
+        uses.visit_all([*(() if _literal(node, 0) else node.args[:1]), *node.args[1:], *node.keywords])
     else:
         _children(uses, node)
 
-# %% ../../nbs/30_pipeline/02_definitions.ipynb #72002705
+# %% ../../nbs/30_pipeline/02_definitions.ipynb #d1813727
 @_visits(ast.Import)
 def _import(uses: Uses, node: ast.Import) -> None:
     for alias in node.names:
@@ -143,9 +165,13 @@ def _import(uses: Uses, node: ast.Import) -> None:
         uses.imports.setdefault(alias.asname or head, set()).add(alias.name if alias.asname else head)
 
 
+def _above(base: str, dots: int) -> list[str]:
+    "The package that a relative import with so many dots starts from"
+    return base.split(".")[: len(base.split(".")) - dots + 1] if dots and base else []
+
+
 def _absolute(node: ast.ImportFrom, base: str) -> str:
-    above = base.split(".")[: len(base.split(".")) - node.level + 1] if node.level and base else []
-    return ".".join([*above, *([node.module] if node.module else [])])
+    return ".".join([*_above(base, node.level), *([node.module] if node.module else [])])
 
 
 @_visits(ast.ImportFrom)
@@ -162,15 +188,21 @@ def _import_from(uses: Uses, node: ast.ImportFrom) -> None:
 
 def never_imported(node: ast.If) -> bool:
     "Is this `if TYPE_CHECKING:` or `if __name__ == '__main__':`?"
-    test = node.test.left if isinstance(node.test, ast.Compare) else node.test
-    return (dotted(test) or "").rpartition(".")[2] in ("TYPE_CHECKING", "__name__")
+    return _asks_for_main(node.test) or (dotted(node.test) or "").rpartition(".")[2] == "TYPE_CHECKING"
+
+
+def _asks_for_main(test: ast.expr) -> bool:
+    if not isinstance(test, ast.Compare) or not isinstance(test.ops[0], ast.Eq):
+        return False
+    return "__name__" in (dotted(test.left), dotted(test.comparators[0]))
 
 
 @_visits(ast.If)
 def _if(uses: Uses, node: ast.If) -> None:
-    uses.visit_all(node.orelse if never_imported(node) else [node.test, *node.body, *node.orelse])
+    run = uses.main and _asks_for_main(node.test)
+    uses.visit_all([node.test, *node.body, *node.orelse] if run or not never_imported(node) else node.orelse)
 
-# %% ../../nbs/30_pipeline/02_definitions.ipynb #151448ba
+# %% ../../nbs/30_pipeline/02_definitions.ipynb #58b95891
 def _explain(scope: Uses) -> None:
     "Turn the names that an import of this scope binds into the paths they stand for"
     for name in list(scope.names):
@@ -181,7 +213,7 @@ def _explain(scope: Uses) -> None:
 
 
 def _nested(uses: Uses, nodes: Iterable[ast.AST | None], bound: Iterable[str] = (), hides: bool = True) -> None:
-    scope = Uses(uses.base, bound=set(bound))
+    scope = Uses(uses.base, bound, uses.main)
     scope.visit_all(nodes)
     _explain(scope)
     own = scope.bound - scope.shared if hides else set()
@@ -212,7 +244,7 @@ def _function(uses: Uses, node: ast.FunctionDef) -> None:
 def _global(uses: Uses, node: ast.Global) -> None:
     uses.shared |= set(node.names)
 
-# %% ../../nbs/30_pipeline/02_definitions.ipynb #97943dff
+# %% ../../nbs/30_pipeline/02_definitions.ipynb #36d84dca
 @_visits(ast.Lambda)
 def _lambda(uses: Uses, node: ast.Lambda) -> None:
     uses.visit_all([*node.args.defaults, *node.args.kw_defaults])
@@ -239,8 +271,9 @@ def _named(uses: Uses, node: ast.ExceptHandler) -> None:
 def uses_of(
     statements: Iterable[ast.AST],
     base: str = "",  # package that relative imports start from
+    main: bool = False,  # is this code run as `__main__`?
 ) -> Uses:
     "What some statements of one scope use"
-    uses = Uses(base)
+    uses = Uses(base, main=main)
     uses.visit_all(statements)
     return uses

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OWN', 'ABSENT', 'installation_state', 'installed', 'Distributions']
 
-# %% ../../nbs/30_pipeline/05_distributions.ipynb #ffadea45
+# %% ../../nbs/30_pipeline/05_distributions.ipynb #e1ea68f9
 import json
 import os
 import pathlib
@@ -17,7 +17,7 @@ from typing import Any
 from .definitions import digest
 from .statcache import keep_json
 
-# %% ../../nbs/30_pipeline/05_distributions.ipynb #076858c9
+# %% ../../nbs/30_pipeline/05_distributions.ipynb #6c84c5ab
 OWN = "mlops-nb"  # counts by definition and by one number for its plumbing, never by version
 ABSENT = "absent"
 _METADATA = (".dist-info", ".egg-info", ".egg-link", ".pth")
@@ -41,7 +41,7 @@ def installation_state(
             state += [path, *names]
     return digest(*state)
 
-# %% ../../nbs/30_pipeline/05_distributions.ipynb #6c0de671
+# %% ../../nbs/30_pipeline/05_distributions.ipynb #63869ad6
 def _requirement(text: str) -> str | None:
     "The name in `numpy>=2; python_version < '3.12'`, None where an extra asks for it"
     name, _, condition = text.partition(";")
@@ -63,7 +63,7 @@ def installed() -> dict[str, Any]:
     packages = {module: sorted(set(map(_normal, names))) for module, names in metadata.packages_distributions().items()}
     return {"packages": packages, "versions": versions, "requires": requires}
 
-# %% ../../nbs/30_pipeline/05_distributions.ipynb #97012ebd
+# %% ../../nbs/30_pipeline/05_distributions.ipynb #696b78bf
 class Distributions:
     "What is installed, read once per state of the installation"
 

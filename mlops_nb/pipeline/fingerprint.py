@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KEY_FORMAT', 'EXECUTION_TAGS', 'PATH', 'StepCode', 'step_code', 'Fingerprints', 'key_of']
 
-# %% ../../nbs/30_pipeline/07_fingerprint.ipynb #21f666aa
+# %% ../../nbs/30_pipeline/07_fingerprint.ipynb #79a432bb
 import ast
 import pathlib
 import re
@@ -24,10 +24,10 @@ from .inputs import input_of
 from .reach import Sources, reach
 from .statcache import StatCache
 
-# %% ../../nbs/30_pipeline/07_fingerprint.ipynb #b3420aff
+# %% ../../nbs/30_pipeline/07_fingerprint.ipynb #348ce675
 KEY_FORMAT = 1
 
-# %% ../../nbs/30_pipeline/07_fingerprint.ipynb #677b2a8a
+# %% ../../nbs/30_pipeline/07_fingerprint.ipynb #b8eeb0ae
 EXECUTION_TAGS = {"raises-exception"}
 
 
@@ -75,7 +75,7 @@ def _wrapper(value: ast.expr, uses: Uses) -> str | None:
 def step_code(step: StepSource) -> StepCode:
     "The code of a step: hashes of its cells, the names they use, what they give"
     counted = [cell for cell in step.cells if _counts(cell)]
-    uses = Uses()
+    uses = Uses(main=True)
     for cell in counted:
         uses.visit_all(cell.tree.body if cell.tree else ())
     gives: dict[str, str | None] = {}
@@ -84,7 +84,7 @@ def step_code(step: StepSource) -> StepCode:
     cells = [[cell.number, found] for cell in counted if (found := _hash(cell))]
     return StepCode(cells, uses, gives)
 
-# %% ../../nbs/30_pipeline/07_fingerprint.ipynb #3e8f302a
+# %% ../../nbs/30_pipeline/07_fingerprint.ipynb #7a09bf1d
 def _types_from(packages: set[str]) -> set[str]:
     "Types of artifacts whose values can come from some packages"
     return {name for name in serializers if {kind.partition(".")[0] for kind in python_types(name)} & packages}

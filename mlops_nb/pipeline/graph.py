@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pipeline_names', 'pipeline_folder', 'Pipeline', 'load_pipeline']
 
-# %% ../../nbs/30_pipeline/09_graph.ipynb #9ffa67c6
+# %% ../../nbs/30_pipeline/09_graph.ipynb #d4cd513b
 import pathlib
 from collections.abc import Iterable
 from itertools import pairwise
@@ -15,7 +15,7 @@ from ..core.errors import UsageError, did_you_mean
 from ..core.settings import Settings
 from ..notebook.source import Need, StepSource, read_pipeline, step_paths
 
-# %% ../../nbs/30_pipeline/09_graph.ipynb #2f64b1be
+# %% ../../nbs/30_pipeline/09_graph.ipynb #bd775be1
 def pipeline_names(settings: Settings) -> list[str]:
     "The pipelines of a project: folders with at least one numbered notebook"
     folder = settings.project / settings.pipeline.folder
@@ -33,7 +33,7 @@ def pipeline_folder(settings: Settings, name: str) -> pathlib.Path:
     hint = did_you_mean(name, names).strip() or known
     raise UsageError(f"There is no pipeline '{name}' in {settings.pipeline.folder}.", hint, value=name)
 
-# %% ../../nbs/30_pipeline/09_graph.ipynb #cc1db573
+# %% ../../nbs/30_pipeline/09_graph.ipynb #0cf78b29
 class Pipeline(NamedTuple):
     "The steps of a pipeline, in an order in which they can run"
 
@@ -80,7 +80,7 @@ def _edges(steps: dict[str, StepSource]) -> dict[str, list[str]]:
         edges[step.name] = list(dict.fromkeys(need.step for need in step.needs))
     return edges
 
-# %% ../../nbs/30_pipeline/09_graph.ipynb #741c3d15
+# %% ../../nbs/30_pipeline/09_graph.ipynb #ad0ee378
 def _circle(edges: dict[str, list[str]], left: Iterable[str]) -> list[str]:
     "Steps that need each other in turn, the first one again at the end"
     left = set(left)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BUNDLED', 'file_digest', 'folder_digest', 'is_location', 'input_of']
 
-# %% ../../nbs/30_pipeline/06_inputs.ipynb #3fc3f88c
+# %% ../../nbs/30_pipeline/06_inputs.ipynb #0a883d96
 import os
 import pathlib
 from typing import Any
@@ -16,7 +16,7 @@ from ..notebook.parameters import Parameter
 from .distributions import ABSENT, Distributions
 from .statcache import StatCache
 
-# %% ../../nbs/30_pipeline/06_inputs.ipynb #f3399c3e
+# %% ../../nbs/30_pipeline/06_inputs.ipynb #1d46dccc
 def file_digest(path: str | os.PathLike[str], cache: StatCache) -> str:
     "SHA-256 of a file, from memory where that is safe"
     return cache.get(path, "sha256", sha256_file)
@@ -32,7 +32,7 @@ def folder_digest(folder: str | os.PathLike[str], cache: StatCache) -> str:
             found[os.path.relpath(path, folder)] = file_digest(path, cache)
     return hash_json(found)
 
-# %% ../../nbs/30_pipeline/06_inputs.ipynb #cc3fa291
+# %% ../../nbs/30_pipeline/06_inputs.ipynb #24459da9
 BUNDLED = "sklearn:"
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SIGNALS', 'Interruption']
 
-# %% ../../nbs/30_pipeline/15_interruption.ipynb #acea114d
+# %% ../../nbs/30_pipeline/15_interruption.ipynb #3e3f1a0d
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-# %% ../../nbs/30_pipeline/15_interruption.ipynb #5b281ebd
+# %% ../../nbs/30_pipeline/15_interruption.ipynb #7a934b99
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['module_facts']
 
-# %% ../../nbs/30_pipeline/03_modules.ipynb #b3f02b0d
+# %% ../../nbs/30_pipeline/03_modules.ipynb #91de7b14
 import ast
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-from .definitions import Uses, digest, meaning, never_imported, uses_of
+from .definitions import Uses, digest, dotted, meaning, never_imported, uses_of
 
 # %% ../../nbs/30_pipeline/03_modules.ipynb #a3d6553d
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -44,7 +44,7 @@ def _changes(statement: ast.stmt) -> set[str]:
         roots = set()
     return {root for root in roots if root}
 
-# %% ../../nbs/30_pipeline/03_modules.ipynb #fa7b41ef
+# %% ../../nbs/30_pipeline/03_modules.ipynb #6ea2c9c1
 def _registers(statement: ast.stmt, imports: dict[str, set[str]]) -> bool:
     "May one of its decorators enter this definition in a table?"
     for decorator in getattr(statement, "decorator_list", []):
@@ -55,15 +55,25 @@ def _registers(statement: ast.stmt, imports: dict[str, set[str]]) -> bool:
     return False
 
 
+def _made_from(names: set[str], assigned: dict[str, set[str]]) -> set[str]:
+    "Those of the names that the module assigns, and what they may share parts with: `b` and `a` after `b = a.part`"
+    found: set[str] = set()
+    todo = names & set(assigned)
+    while todo:
+        found |= todo
+        todo = set().union(*(assigned[name] for name in todo)) & set(assigned) - found
+    return found
+
+
 def _owners(
     statement: ast.stmt,
     imports: dict[str, set[str]],  # what the module's names were imported from
-    assigned: set[str],  # names that the module defines by assignment
+    assigned: dict[str, set[str]],  # names that the module defines by assignment, and those they were made from
 ) -> set[str]:
     "Names of the definitions that a top-level statement belongs to; '' is what every import runs"
-    changed = _changes(statement) & assigned
+    changed = _made_from(_changes(statement), assigned)
     if isinstance(statement, _COMPOUND):
-        return {""} | _binds(statement)
+        return {""} | uses_of([statement]).bound
     if not isinstance(statement, (*_DEFINITIONS, *_ASSIGNMENTS)):
         return changed or {""}
     owners = (_binds(statement) | changed) - {"_"}
@@ -100,10 +110,40 @@ def _exports(tree: ast.Module) -> list[str] | None:
             return [str(getattr(name, "value", "")) for name in names.elts]
     return None
 
-# %% ../../nbs/30_pipeline/03_modules.ipynb #54395c68
+# %% ../../nbs/30_pipeline/03_modules.ipynb #42bf92e0
+def _bases(tree: ast.Module) -> dict[str, list[str]]:
+    "Class -> names of its bases, the metaclass included"
+    return {
+        node.name: sorted(filter(None, map(dotted, [*node.bases, *(word.value for word in node.keywords)])))
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and (node.bases or node.keywords)
+    }
+
+
+def _gatherers(tree: ast.Module) -> set[str]:
+    "Names of classes that know their subclasses"
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    asked = {dotted(node.value) for node in attributes if node.attr == "__subclasses__"}
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    own = {node.name for node in classes if any(_is_named(part, *_GATHERING) for part in ast.walk(node))}
+    return own | {node.name for node in classes if "type" in map(dotted, node.bases)} | {name for name in asked if name}
+
+
+_GATHERING = ("__init_subclass__", "__subclasses__")
+
+
+def _is_named(node: ast.AST, *names: str) -> bool:
+    "Is this the definition or the use of an attribute of one of these names?"
+    return getattr(node, "name", getattr(node, "attr", None)) in names
+
+# %% ../../nbs/30_pipeline/03_modules.ipynb #7ca8ba69
 def _owned(statements: list[ast.stmt], imports: dict[str, set[str]]) -> dict[str, list[ast.stmt]]:
     "Definition -> its statements"
-    assigned = {name for part in statements if isinstance(part, _ASSIGNMENTS) for name in _binds(part)}
+    assigned: dict[str, set[str]] = {}
+    for part in (part for part in statements if isinstance(part, _ASSIGNMENTS)):
+        bound = _binds(part)
+        for name in bound:
+            assigned.setdefault(name, set()).update(bound, {used.partition(".")[0] for used in uses_of([part]).names})
     owned: dict[str, list[ast.stmt]] = {}
     for statement in statements:
         for owner in _owners(statement, imports, assigned):
@@ -137,6 +177,7 @@ def module_facts(
         definitions[name] = _definition(statements, uses)
         for bound, targets in uses.imports.items():  # made inside a top-level `try` or `if`
             module.imports.setdefault(bound, set()).update(targets)
+        module.stars |= uses.stars
     return {
         "definitions": definitions,
         "imports": {name: sorted(targets) for name, targets in sorted(module.imports.items())},
@@ -144,4 +185,6 @@ def module_facts(
         "stars": sorted(module.stars),
         "exports": _exports(tree),
         "lazy": _lazy(tree),
+        "bases": _bases(tree),
+        "gatherers": sorted(_gatherers(tree)),
     }

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['parse_assignments', 'resolve_parameters', 'flat']
 
-# %% ../../nbs/30_pipeline/10_parameters.ipynb #8266643f
+# %% ../../nbs/30_pipeline/10_parameters.ipynb #47b3ff9a
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ from ..notebook.parameters import Parameter, bind_parameters
 from .graph import Pipeline
 from .inputs import is_location
 
-# %% ../../nbs/30_pipeline/10_parameters.ipynb #1ca2b5e9
+# %% ../../nbs/30_pipeline/10_parameters.ipynb #d8d568c4
 def parse_assignments(
     texts: Iterable[str],  # 'train.max_iter=300'
 ) -> dict[str, str]:
@@ -51,7 +51,7 @@ def _owner(pipeline: Pipeline, name: str) -> tuple[str, str]:
         message, hint = f"There is no step '{step}' in {pipeline.name}.", f"Steps: {', '.join(pipeline.steps)}."
     raise UsageError(message, near or hint, value=name)
 
-# %% ../../nbs/30_pipeline/10_parameters.ipynb #105218ea
+# %% ../../nbs/30_pipeline/10_parameters.ipynb #b2f6567d
 def _from_project(value: str, project: pathlib.Path, folder: pathlib.Path) -> str:
     path = os.path.normpath(folder / os.path.expanduser(value))
     inside = pathlib.Path(path)

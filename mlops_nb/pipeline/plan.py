@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Artifacts', 'NOT_KEPT', 'Decision', 'Planner', 'chosen_steps', 'Plan', 'make_plan']
 
-# %% ../../nbs/30_pipeline/11_plan.ipynb #38845d5a
+# %% ../../nbs/30_pipeline/11_plan.ipynb #a8aeb0d3
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -22,7 +22,7 @@ from .inputs import file_digest
 from .parameters import resolve_parameters
 from .reasons import UP_TO_DATE, explain
 
-# %% ../../nbs/30_pipeline/11_plan.ipynb #92f11493
+# %% ../../nbs/30_pipeline/11_plan.ipynb #a8ce70b6
 Artifacts = Mapping[str, Mapping[str, Any]]  # name -> type, sha256, size, meta
 
 
@@ -43,7 +43,7 @@ class Decision(NamedTuple):
         "The artifacts of a cached step; None of one that runs"
         return self.result["manifest"]["gives"] if self.action == "cached" and self.result else None
 
-# %% ../../nbs/30_pipeline/11_plan.ipynb #9512a4c7
+# %% ../../nbs/30_pipeline/11_plan.ipynb #06054392
 def _unfit(store: Store, fingerprints: Fingerprints, gives: Artifacts) -> dict[str, str]:
     "Digest -> what is wrong with it, for objects that cannot be used"
     found = {}
@@ -120,7 +120,7 @@ def _waiting(
     own = explain(last, {**parts, "needs": {**parts["needs"], **known}})
     return Decision(name, "run", [*own, *(f"waits for {other}" for other in waits)], needs=needs)
 
-# %% ../../nbs/30_pipeline/11_plan.ipynb #cce2242c
+# %% ../../nbs/30_pipeline/11_plan.ipynb #fb510d30
 def _known(pipeline: Pipeline, name: str) -> str:
     if name not in pipeline.steps:
         hint = did_you_mean(name, pipeline.steps).strip() or f"Steps: {', '.join(pipeline.steps)}."
@@ -154,7 +154,7 @@ def _require_cached(decision: Decision, chosen: set[str]) -> None:
             f"Start there instead: --from {decision.step}, or run the whole pipeline.",
         )
 
-# %% ../../nbs/30_pipeline/11_plan.ipynb #9312f24d
+# %% ../../nbs/30_pipeline/11_plan.ipynb #d4ab3ccd
 class Plan(NamedTuple):
     "What a run would do"
 

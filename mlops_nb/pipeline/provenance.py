@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['source_name', 'keep_sources', 'git_state', 'unexported']
 
-# %% ../../nbs/30_pipeline/13_provenance.ipynb #0b851a9e
+# %% ../../nbs/30_pipeline/13_provenance.ipynb #92488488
 import ast
 import os
 import pathlib
@@ -20,7 +20,7 @@ from ..notebook.source import is_exported
 from .definitions import meaning
 from .statcache import StatCache
 
-# %% ../../nbs/30_pipeline/13_provenance.ipynb #a9e5e986
+# %% ../../nbs/30_pipeline/13_provenance.ipynb #91b6abad
 def source_name(
     file: pathlib.Path,
     project: pathlib.Path,
@@ -40,7 +40,7 @@ def keep_sources(
     "Store some files by content; name -> digest"
     return {name: store.put_bytes(file.read_bytes()) for name, file in sorted(files.items())}
 
-# %% ../../nbs/30_pipeline/13_provenance.ipynb #e0a8b5b2
+# %% ../../nbs/30_pipeline/13_provenance.ipynb #c252d2ea
 _GIT = ("git", "status", "--porcelain=v2", "--branch", "--untracked-files=no", "--ignore-submodules")
 
 
@@ -59,7 +59,7 @@ def git_state(project: str | os.PathLike[str]) -> dict[str, Any] | None:
         return None
     return {"commit": commit, "dirty": any(not line.startswith("#") for line in lines)}
 
-# %% ../../nbs/30_pipeline/13_provenance.ipynb #f2b6e7a0
+# %% ../../nbs/30_pipeline/13_provenance.ipynb #b46caa0d
 _HEAD = re.compile(r"File to edit: (?P<path>\S+\.ipynb)")
 _MARK = re.compile(r"^# %% (?P<path>.+\.ipynb) #?(?P<cell>\S+)$", re.MULTILINE)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FACTS', 'COMPUTING_ROOMS', 'is_plumbing', 'Sources', 'Reached', 'Walk', 'reach']
 
-# %% ../../nbs/30_pipeline/04_reach.ipynb #a080f7d5
+# %% ../../nbs/30_pipeline/04_reach.ipynb #d5923afe
 import importlib.machinery
 import importlib.util
 import os
@@ -14,12 +14,11 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-import mlops_nb
 from .definitions import Uses, digest
 from .modules import module_facts
 from .statcache import StatCache
 
-# %% ../../nbs/30_pipeline/04_reach.ipynb #fe4d9e4e
+# %% ../../nbs/30_pipeline/04_reach.ipynb #ea5047bb
 FACTS = 2  # raised when `module_facts` says something new
 COMPUTING_ROOMS = ("mlops_nb.data", "mlops_nb.model")
 _INSTALLED = {"site-packages", "dist-packages"}
@@ -52,7 +51,7 @@ def _found_by_python(package: str) -> pathlib.Path | None:
 def _is_local(place: pathlib.Path) -> bool:
     return place.is_absolute() and not place.suffix and not _INSTALLED & set(place.parts)
 
-# %% ../../nbs/30_pipeline/04_reach.ipynb #b7b204cc
+# %% ../../nbs/30_pipeline/04_reach.ipynb #ebdc2e62
 class Sources:
     "The local modules that steps of a project can import, and their facts"
 
@@ -75,7 +74,7 @@ class Sources:
 
     def _find(self, package: str) -> pathlib.Path | None:
         if package == "mlops_nb":  # kernels import the one that started them
-            return pathlib.Path(str(mlops_nb.__file__)).parent
+            return _found_by_python(package)
         base = self.project / package
         if _module_file(base):
             return base
@@ -130,7 +129,7 @@ def _facts_of(source: bytes, base: str) -> dict[str, Any]:
 
 _NOTHING = {"hash": "", "names": [], "targets": [], "mentions": [], "runs": [], "dynamic": False}
 
-# %% ../../nbs/30_pipeline/04_reach.ipynb #ae2ee5da
+# %% ../../nbs/30_pipeline/04_reach.ipynb #7c50e9f3
 class Reached:
     "What was reached"
 
@@ -149,6 +148,7 @@ class Walk:
     ):
         self.sources = sources
         self.reached = Reached()
+        self.entered: set[str] = set()  # modules whose imports were followed
         self._seen: set[tuple[str, str]] = set()
         self._todo: list[tuple[str, str]] = []
 
@@ -164,7 +164,7 @@ class Walk:
             _look(self, *self._todo.pop())
         return self.reached
 
-# %% ../../nbs/30_pipeline/04_reach.ipynb #aa7dfd0c
+# %% ../../nbs/30_pipeline/04_reach.ipynb #49ea64e2
 def _follow(walk: Walk, path: str) -> bool:
     "Go where a dotted path leads; False if it is not local"
     parts = path.split(".")
@@ -212,7 +212,7 @@ def _mentioned(walk: Walk, path: str) -> None:
     if walk.sources.place(path.partition(".")[0]) is not None:
         _follow(walk, path)
 
-# %% ../../nbs/30_pipeline/04_reach.ipynb #e3c64093
+# %% ../../nbs/30_pipeline/04_reach.ipynb #b8217acc
 def _use(walk: Walk, module: str, facts: dict[str, Any], uses: dict[str, Any]) -> list[str]:
     "Go to everything that a definition uses; the paths that are not local"
     foreign = [path for path in uses["targets"] if not _follow(walk, path)]
@@ -254,7 +254,7 @@ def _lazy(walk: Walk, facts: dict[str, Any], name: str) -> str | None:
     tables = [facts, *(walk.sources.facts(module) or {} for module in facts["runs"])]
     return next((table["lazy"][name] for table in tables if name in table.get("lazy", {})), None)
 
-# %% ../../nbs/30_pipeline/04_reach.ipynb #0a7c5917
+# %% ../../nbs/30_pipeline/04_reach.ipynb #bb4c3e61
 def _look(walk: Walk, module: str, name: str) -> None:
     "Take in one place, and go to what it uses"
     facts = walk.sources.facts(module)
@@ -264,7 +264,9 @@ def _look(walk: Walk, module: str, name: str) -> None:
         _follow(walk, lazy)
     elif not is_plumbing(module):
         walk.reached.files[module] = walk.sources.files[module]
-        _enter(walk, module, facts)
+        if module not in walk.entered:
+            walk.entered.add(module)
+            _enter(walk, module, facts)
         _look_up(walk, module, facts, name)
 
 
@@ -319,7 +321,7 @@ def _take(walk: Walk, module: str, facts: dict[str, Any], name: str) -> None:
     if definition["dynamic"]:
         walk.go(module, "*")
 
-# %% ../../nbs/30_pipeline/04_reach.ipynb #281544bf
+# %% ../../nbs/30_pipeline/04_reach.ipynb #b0e6a77d
 def reach(
     sources: Sources,
     uses: Uses,  # what the notebook's code uses

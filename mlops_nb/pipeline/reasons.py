@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['UP_TO_DATE', 'NEVER_RUN', 'short', 'place', 'explain']
 
-# %% ../../nbs/30_pipeline/08_reasons.ipynb #9e4d996f
+# %% ../../nbs/30_pipeline/08_reasons.ipynb #bbe9b371
 from collections.abc import Callable, Mapping
 from difflib import SequenceMatcher
 from typing import Any
 
-# %% ../../nbs/30_pipeline/08_reasons.ipynb #14c2312e
+# %% ../../nbs/30_pipeline/08_reasons.ipynb #a88d2b62
 UP_TO_DATE = "up to date"
 NEVER_RUN = "never run"
 
@@ -40,7 +40,7 @@ def _compare(
     reasons += [added.format(name, show(new[name])) for name in new if name not in old]
     return reasons + [removed.format(name, show(old[name])) for name in old if name not in new]
 
-# %% ../../nbs/30_pipeline/08_reasons.ipynb #736ad9de
+# %% ../../nbs/30_pipeline/08_reasons.ipynb #6123d772
 def _cells(old: list[list[Any]], new: list[list[Any]]) -> list[str]:
     "Cells that changed, by their numbers in the notebook as it is now"
     reasons = []
@@ -53,7 +53,7 @@ def _cells(old: list[list[Any]], new: list[list[Any]]) -> list[str]:
         reasons += [f"cell {number} was removed ({short(before)})" for number, before in old[i + both : to_i]]
     return reasons
 
-# %% ../../nbs/30_pipeline/08_reasons.ipynb #07450d34
+# %% ../../nbs/30_pipeline/08_reasons.ipynb #970f28ca
 _NOUNS = {"file": "data file", "folder": "data folder", "bundled": "data set", "nothing": "data"}
 
 
@@ -74,16 +74,19 @@ def _input(name: str, old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> 
     versions = f" (scikit-learn {old['version']} -> {new['version']})" if "version" in old and "version" in new else ""
     return [f"{noun} {value} changed{told or versions}"]
 
-# %% ../../nbs/30_pipeline/08_reasons.ipynb #c70e1e11
+# %% ../../nbs/30_pipeline/08_reasons.ipynb #8a129f43
 def _values(parameters: Mapping[str, Any]) -> dict[str, str]:
     return {name: repr(value) if isinstance(value, str) else str(value) for name, value in parameters.items()}
 
 
-def _code(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    before = {place(name): found for name, found in old["definitions"].items()}
-    after = {place(name): found for name, found in new["definitions"].items()}
-    changed, added, removed = "{} changed ({} -> {})", "{} is reached now ({})", "{} is no longer reached (was {})"
-    return _compare(before, after, changed, added, removed, short) + _cells(old["cells"], new["cells"])
+def _definitions(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    "Definitions that changed; definitions that came or went"
+    before = {place(name): found for name, found in old.items()}
+    after = {place(name): found for name, found in new.items()}
+    texts = ("{} changed ({} -> {})", "{} is reached now ({})", "{} is no longer reached (was {})")
+    reasons = _compare(before, after, *texts, short)
+    count = sum(name in before and before[name] != found for name, found in after.items())
+    return reasons[:count], reasons[count:]
 
 
 def _data(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -110,4 +113,7 @@ def explain(
     new: Mapping[str, Any],  # parts as they are now
 ) -> list[str]:
     "What changed between two sets of key parts; empty when nothing that counts did"
-    return [NEVER_RUN] if old is None else [*_code(old, new), *_data(old, new), *_installation(old, new)]
+    if old is None:
+        return [NEVER_RUN]
+    changed, reached = _definitions(old["definitions"], new["definitions"])
+    return [*changed, *_cells(old["cells"], new["cells"]), *_data(old, new), *_installation(old, new), *reached]

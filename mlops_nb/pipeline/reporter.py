@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EVENTS', 'Reporter', 'Reporters', 'EventWriter']
 
-# %% ../../nbs/30_pipeline/12_reporter.ipynb #64ec1931
+# %% ../../nbs/30_pipeline/12_reporter.ipynb #00cd834e
 import json
 import os
 import sys
@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from ..core.errors import UsageError
 
-# %% ../../nbs/30_pipeline/12_reporter.ipynb #c45df9f0
+# %% ../../nbs/30_pipeline/12_reporter.ipynb #ba253f85
 class Reporter:
     "Hears what happens in a run, and does nothing with it"
 
@@ -69,7 +69,7 @@ class Reporters(Reporter):
         for reporter in self.reporters:
             getattr(reporter, event)(*facts)
 
-# %% ../../nbs/30_pipeline/12_reporter.ipynb #3779988e
+# %% ../../nbs/30_pipeline/12_reporter.ipynb #1d601a7c
 class EventWriter(Reporter):
     "Writes events as lines of JSON"
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ENDS', 'new_run_id', 'step_document', 'run_document', 'RunResult', 'Run', 'run_pipeline']
 
-# %% ../../nbs/30_pipeline/16_run.ipynb #b86b0962
+# %% ../../nbs/30_pipeline/16_run.ipynb #80bda215
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from .provenance import git_state, keep_sources, source_name, unexported
 from .reasons import explain
 from .reporter import Reporter
 
-# %% ../../nbs/30_pipeline/16_run.ipynb #51bc1a5c
+# %% ../../nbs/30_pipeline/16_run.ipynb #3901d0fb
 def new_run_id(
     moment: float | None = None,  # seconds since 1970; default: now
 ) -> str:
@@ -77,7 +77,7 @@ class RunResult(NamedTuple):
     document: dict[str, Any]
     exit_code: int  # 0 ok, 1 a step failed, 2 storage, 3 refused, 4 busy, 130 interrupted
 
-# %% ../../nbs/30_pipeline/16_run.ipynb #af58331f
+# %% ../../nbs/30_pipeline/16_run.ipynb #81553baf
 class _StepEnded(Exception):
     "A step failed or refused, and nothing after it can run"
 
@@ -122,7 +122,7 @@ class Run:
         self.emit("step_committed", step=step)
         return step
 
-# %% ../../nbs/30_pipeline/16_run.ipynb #679a134e
+# %% ../../nbs/30_pipeline/16_run.ipynb #b731ba73
 def _store_sources(run: Run) -> dict[str, str]:
     "Keep notebooks and reached modules; name -> digest"
     project, planner = run.settings.project, run.plan.planner
@@ -166,7 +166,7 @@ def _begin(run: Run, sources: dict[str, str], command: Sequence[str]) -> None:
     run.reporter.run_started(run.document)
     run.emit("run_started")
 
-# %% ../../nbs/30_pipeline/16_run.ipynb #65a442e2
+# %% ../../nbs/30_pipeline/16_run.ipynb #6b5c7bd8
 def _reuse(run: Run, decision: Decision) -> None:
     "Enter an earlier result as this run's"
     result, step = decision.result, run.plan.pipeline.steps[decision.step]
@@ -187,7 +187,7 @@ def _reuse(run: Run, decision: Decision) -> None:
     facts = {"notebook": result["notebook"], "manifest": result["manifest"], "key": decision.key}
     run.add(step_document(run.id, decision.step, "cached", decision.reasons, **facts))
 
-# %% ../../nbs/30_pipeline/16_run.ipynb #06d24133
+# %% ../../nbs/30_pipeline/16_run.ipynb #5bc1fe93
 def _compute(run: Run, decision: Decision, number: int) -> None:
     "Execute a step, unless another run does it first"
     assert decision.key is not None
@@ -225,7 +225,7 @@ def _execute(run: Run, decision: Decision) -> None:
         raise _StepEnded(name, outcome.error)
     _commit(run, decision, attempt, outcome)
 
-# %% ../../nbs/30_pipeline/16_run.ipynb #6b743c81
+# %% ../../nbs/30_pipeline/16_run.ipynb #a0174c32
 def _changed_meanwhile(run: Run, decision: Decision) -> list[str]:
     "What the key depends on and was changed while the step ran"
     step = run.plan.pipeline.steps[decision.step]
@@ -266,7 +266,7 @@ def _commit(run: Run, decision: Decision, attempt: Attempt, outcome: Outcome) ->
     facts = {"seconds": outcome.seconds, "notebook": attempt.notebook, "manifest": committed["manifest"]}
     run.add(step_document(run.id, name, "done", reasons, **facts, key=decision.key, attempt=attempt.place))
 
-# %% ../../nbs/30_pipeline/16_run.ipynb #92d77646
+# %% ../../nbs/30_pipeline/16_run.ipynb #81ee3608
 def _fail(run: Run, attempt: Attempt, reasons: Sequence[str], error: dict[str, Any], seconds: float) -> None:
     "Enter that a step failed, and why"
     run.current = None
@@ -298,7 +298,7 @@ def _close(run: Run, status: str, error: dict[str, Any] | None, because: str) ->
     except MlopsError as trouble:
         run.reporter.warning(f"How the run ended could not be recorded: {trouble.message} It will read as crashed.")
 
-# %% ../../nbs/30_pipeline/16_run.ipynb #109827ab
+# %% ../../nbs/30_pipeline/16_run.ipynb #fd64d2d8
 def _steps(run: Run) -> None:
     "Go through the steps"
     for number, (name, planned) in enumerate(run.plan.decisions.items(), 1):
