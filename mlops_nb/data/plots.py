@@ -56,7 +56,7 @@ def short(
     "A name that fits on an axis; dollar signs are no formulas"
     return (text if len(text) <= length else text[: length - 1] + "…").replace("$", r"\$")
 
-# %% ../../nbs/10_data/40_plots.ipynb #ed5325ef
+# %% ../../nbs/10_data/40_plots.ipynb #f58a3279
 COLUMNS = 12  # pictures of columns
 BARS = 6  # categories in one picture
 
@@ -66,11 +66,10 @@ def _plot_numbers(axis: "Axes", values: pd.Series) -> None:
     known: Any = values.dropna()
     axis.set_ylabel("rows", fontsize=7)
     if pd.api.types.is_datetime64_any_dtype(known):
-        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-
-        axis.hist(known.to_numpy(), bins=24, color=BLUE)
-        axis.xaxis.set_major_locator(locator := AutoDateLocator(maxticks=5))
-        axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        days = (known - pd.Timestamp(0)).dt.total_seconds().to_numpy() / 86_400
+        axis.hist(days, bins=24, color=BLUE)
+        ends = [days.min(), days.max()] if len(days) else []
+        axis.set_xticks(ends, [str(pd.Timestamp(day, unit="D").date()) for day in ends])
         return
     numbers = known.to_numpy(dtype=np.float64)
     low, high = np.quantile(numbers, [0.005, 0.995]) if len(numbers) else (0.0, 1.0)
