@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Artifacts', 'NOT_KEPT', 'Decision', 'Planner', 'chosen_steps', 'Plan', 'make_plan']
 
-# %% ../../nbs/30_pipeline/11_plan.ipynb #a8aeb0d3
+# %% ../../nbs/30_pipeline/11_plan.ipynb #1e3c2eba
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -15,6 +15,7 @@ from ..core.errors import UsageError, did_you_mean
 from ..core.ledger import Ledger
 from ..core.settings import Settings
 from ..core.store import Store
+from ..notebook.redact import Redactor, environment_secrets
 from ..notebook.source import StepSource
 from .fingerprint import Fingerprints, key_of, step_code
 from .graph import Pipeline, load_pipeline
@@ -43,7 +44,7 @@ class Decision(NamedTuple):
         "The artifacts of a cached step; None of one that runs"
         return self.result["manifest"]["gives"] if self.action == "cached" and self.result else None
 
-# %% ../../nbs/30_pipeline/11_plan.ipynb #06054392
+# %% ../../nbs/30_pipeline/11_plan.ipynb #e4b456aa
 def _unfit(store: Store, fingerprints: Fingerprints, gives: Artifacts) -> dict[str, str]:
     "Digest -> what is wrong with it, for objects that cannot be used"
     found = {}
@@ -70,6 +71,7 @@ class Planner:
         self.pipeline, self.values, self.ledger, self.force = pipeline, values, ledger, force
         self.store = Store(settings.workspace.path / "objects")
         self.fingerprints = Fingerprints(settings)
+        self.redactor = Redactor(environment_secrets())  # reasons are shown and kept, as the parts in the ledger are
 
     def decide(
         self,
@@ -83,14 +85,16 @@ class Planner:
         waits = [other for other in self.pipeline.edges[name] if other not in known]
         parts = self.fingerprints.parts(step, self.values[name], needs, self._expected(step, waits))
         last = self.ledger.last_parts(self.pipeline.name, name)
+        shown = self.redactor.json(parts)
         if waits:
-            return _waiting(name, parts, needs, last, waits, name in self.force)
+            reasons = _waiting(shown, last, waits, name in self.force)
+            return Decision(name, "run", reasons, needs=needs)
         key = key_of(parts)
         result = self.ledger.find_results([key]).get(key)
         unfit = _unfit(self.store, self.fingerprints, result["manifest"]["gives"]) if result else {}
         if result and not unfit and name not in self.force:
             return Decision(name, "cached", [UP_TO_DATE], key, parts, needs, result)
-        reasons = ["forced"] if name in self.force else list(unfit.values()) or explain(last, parts)
+        reasons = ["forced"] if name in self.force else list(unfit.values()) or explain(last, shown)
         return Decision(name, "run", reasons or [NOT_KEPT], key, parts, needs, None, tuple(unfit))
 
     def _expected(self, step: StepSource, waits: list[str]) -> set[str]:
@@ -106,19 +110,17 @@ NOT_KEPT = "its last result cannot be reused"
 
 
 def _waiting(
-    name: str,
     parts: dict[str, Any],
-    needs: Artifacts,
     last: dict[str, Any] | None,
     waits: list[str],
     forced: bool,
-) -> Decision:
-    "The decision about a step that reads what is not there yet: what is known to have changed, and for whom it waits"
+) -> list[str]:
+    "Why a step runs that reads what is not there yet: what is known to have changed, and for whom it waits"
     if last is None or forced:
-        return Decision(name, "run", ["forced"] if forced else explain(None, parts), needs=needs)
+        return ["forced"] if forced else explain(None, parts)
     known = {need: found for need, found in last["needs"].items() if need not in parts["needs"]}
     own = explain(last, {**parts, "needs": {**parts["needs"], **known}})
-    return Decision(name, "run", [*own, *(f"waits for {other}" for other in waits)], needs=needs)
+    return [*own, *(f"waits for {other}" for other in waits)]
 
 # %% ../../nbs/30_pipeline/11_plan.ipynb #fb510d30
 def _known(pipeline: Pipeline, name: str) -> str:

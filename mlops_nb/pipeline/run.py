@@ -225,7 +225,7 @@ def _execute(run: Run, decision: Decision) -> None:
         raise _StepEnded(name, outcome.error)
     _commit(run, decision, attempt, outcome)
 
-# %% ../../nbs/30_pipeline/16_run.ipynb #a0174c32
+# %% ../../nbs/30_pipeline/16_run.ipynb #5f1577dd
 def _changed_meanwhile(run: Run, decision: Decision) -> list[str]:
     "What the key depends on and was changed while the step ran"
     step = run.plan.pipeline.steps[decision.step]
@@ -235,7 +235,9 @@ def _changed_meanwhile(run: Run, decision: Decision) -> list[str]:
     except MlopsError as error:
         return [error.message]
     fingerprints.save()
-    return explain(decision.parts, parts) if key_of(parts) != decision.key else []
+    if key_of(parts) == decision.key:
+        return []
+    return explain(run.redactor.json(decision.parts), run.redactor.json(parts)) or ["what cannot be shown changed"]
 
 
 def _commit(run: Run, decision: Decision, attempt: Attempt, outcome: Outcome) -> None:
