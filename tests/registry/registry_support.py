@@ -8,11 +8,9 @@ import pandas as pd
 
 from mlops_nb.core.hashing import sha256_bytes
 from mlops_nb.core.ledger import Ledger
-from mlops_nb.core.serializers import register_serializer
 from mlops_nb.core.settings import Settings, load_settings
 from mlops_nb.core.store import Store
 
-register_serializer("Table", "mlops_nb.data.table:serializer", ("pandas.DataFrame",))
 INPUTS = {"age": "integer", "balance": "number"}
 
 
