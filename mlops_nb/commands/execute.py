@@ -104,7 +104,7 @@ def run(values: Any, screen: Terminal) -> Answer:
     result = run_pipeline(settings, values.pipeline, parameters, reporter=Reporters(*reporters), **options)
     return Answer(result.document, lambda screen: tell_end(screen, result.document, settings), result.exit_code)
 
-# %% ../../nbs/95_cli/10_execute.ipynb #7aa2ba64
+# %% ../../nbs/95_cli/10_execute.ipynb #780d0c1b
 def tell_end(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> None:
     "How a run ended"
     states = [step["state"] for step in run["steps"]]
@@ -120,7 +120,7 @@ def tell_end(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> No
     _tell_places(screen, run, settings)
 
 
-LATEST = 20  # runs that the leaderboard after a run compares
+LATEST = {True: 50, False: 10}  # runs that the leaderboard compares, by whether the run computed anything
 
 
 def _tell_models(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> None:
@@ -134,7 +134,8 @@ def _tell_models(screen: Terminal, run: Mapping[str, Any], settings: Settings) -
             aliases = "".join(f" ★ {alias}" for alias in model["aliases"])
             why = f": {verdict['reason']}" if verdict else ""
             screen.line(f"model      {model['name']} version {model['version']}{aliases}{why}")
-        latest = ledger.runs(pipeline=run["pipeline"], limit=LATEST)
+        computed = any(step["state"] == "done" for step in run["steps"])
+        latest = ledger.runs(pipeline=run["pipeline"], limit=LATEST[computed])
         table = leaderboard_table(latest, ledger.versions(), limit=5)
     screen.line()
     screen.line(repr(table))

@@ -6,10 +6,9 @@
 __all__ = ['COLORS', 'CODES', 'STATES', 'is_screen', 'wants_color', 'width_of', 'pad', 'plain_table', 'Terminal', 'silence',
            'duration', 'number', 'counted', 'in_github', 'annotation', 'Answer']
 
-# %% ../../nbs/95_cli/00_terminal.ipynb #7c21152e
+# %% ../../nbs/95_cli/00_terminal.ipynb #faf0b6db
 import os
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from io import TextIOWrapper
 from typing import Any, NamedTuple, TextIO
@@ -29,7 +28,7 @@ def wants_color(stream: TextIO) -> bool:
         return False
     return bool(os.environ.get("FORCE_COLOR")) or is_screen(stream)
 
-# %% ../../nbs/95_cli/00_terminal.ipynb #bf496247
+# %% ../../nbs/95_cli/00_terminal.ipynb #9a3e492c
 COLORS = re.compile(r"\x1b\[[0-9;]*m")
 CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "blue": 34, "cyan": 36}
 STATES = {
@@ -55,6 +54,8 @@ def width_of(text: str) -> int:
     text = COLORS.sub("", text)
     if text.isascii():
         return len(text)
+    import unicodedata
+
     return sum(
         0 if unicodedata.combining(letter) else 2 if unicodedata.east_asian_width(letter) in "WF" else 1
         for letter in text

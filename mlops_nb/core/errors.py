@@ -6,7 +6,6 @@
 __all__ = ['ARROW', 'MlopsError', 'UsageError', 'StorageError', 'StepFailed', 'Refused', 'Busy', 'Interrupted', 'did_you_mean']
 
 # %% ../../nbs/00_core/01_errors.ipynb #876aa391
-import difflib
 from collections.abc import Iterable
 from typing import Any
 
@@ -111,6 +110,8 @@ def did_you_mean(
     choices: Iterable[str],  # what exists
 ) -> str:
     "` Did you mean 'x'?`, or an empty string when nothing is near"
+    import difflib
+
     names = {str(choice).lower(): str(choice) for choice in choices}
     near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.6)
     return f" Did you mean '{names[near[0]]}'?" if near else ""
