@@ -183,7 +183,9 @@ def settle(project: Project, contents: dict[str, bytes] | None = None, **options
             made[give.name] = {"type": "Json", "sha256": planner.store.put_bytes(data), "size": len(data), "meta": {}}
         manifest = {"format": 1, "step": name, "gives": made, "metrics": {}}
         facts = {"position": step.position, "reasons": decision.reasons, "seconds": 1.0, "notebook": f"{name}.ipynb"}
-        ledger.commit_step(run, name, key=decision.key, parts=decision.parts, manifest=manifest, **facts)
+        ledger.commit_step(
+            run, name, key=decision.key, parts=planner.redactor.json(decision.parts), manifest=manifest, **facts
+        )
         given[name] = made
     ledger.end_run(run, "ok")
     ledger.close()

@@ -166,6 +166,20 @@ def test_parameters(project):
     assert reasons(project)["train"] == ["parameter rate: 0.5 -> 0.7", "parameter seed is new: 0"][1:]
 
 
+def test_reasons_tell_no_secrets(project, monkeypatch):
+    monkeypatch.setenv("CHURN_TEST_TOKEN", "hunter2hunter2")
+    for value in ("postgres://shop:swordfish@db/x", "hunter2hunter2"):
+        reasons = project.reasons("train", parameters={"train.kind": value})
+        assert "parameter kind: 'tree' -> " in reasons[0] and "[redacted]" in reasons[0]
+        assert "swordfish" not in reasons[0] and "hunter2" not in reasons[0]
+
+
+def test_a_secret_in_a_parameter_is_no_change_by_itself(project):
+    parameters = {"train.kind": "postgres://shop:swordfish@db/x"}
+    settle(project, parameters=parameters)
+    assert project.reasons("train", parameters={**parameters, "train.rate": "0.25"}) == ["parameter rate: 0.5 -> 0.25"]
+
+
 def test_data(project):
     project.file("copy.csv", (project.folder / "churn.csv").read_text())
     assert reasons(project, parameters={"ingest.source": "copy.csv"}) == {}, "the same content under another name"
