@@ -44,7 +44,7 @@ def unpack(
             f"A model's archive cannot be read: {error}.", "Restore the file, or run the step again with --force."
         ) from None
 
-# %% ../../nbs/50_model/06_archive.ipynb #bda869b1
+# %% ../../nbs/50_model/06_archive.ipynb #642ec675
 VALUES = ("JsonNode", "TupleNode")  # loaders of what cannot change: equal values are one object
 
 
@@ -72,7 +72,7 @@ def _identity(node: dict[str, Any]) -> Any:
 
 
 def _sort_sets(node: Any) -> Any:
-    if isinstance(node, list):
+    if isinstance(node, list | tuple):
         return [_sort_sets(item) for item in node]
     if not isinstance(node, dict):
         return node
@@ -94,8 +94,15 @@ def _clear_gaps(array: bytes) -> bytes:
     np.save(buffer, cleared, allow_pickle=False)
     return buffer.getvalue()
 
-# %% ../../nbs/50_model/06_archive.ipynb #56176ef0
+# %% ../../nbs/50_model/06_archive.ipynb #1a77c903
 TREE = "schema.json"  # what skops calls its tree of types
+
+
+def _canonical(tree: dict[str, Any], members: Mapping[str, bytes]) -> bytes:
+    ordered, files = _sort_sets(tree), {}
+    _renumber(ordered, {}, files)
+    arrays = {new: _clear_gaps(members[old]) for old, new in files.items()}
+    return pack({TREE: json.dumps(ordered, separators=(",", ":")).encode(), **arrays})
 
 
 def canonical(
@@ -103,10 +110,32 @@ def canonical(
 ) -> bytes:
     "The same archive, with bytes that depend on the estimator alone"
     members = unpack(archive)
-    tree, files = _sort_sets(json.loads(members[TREE])), {}
-    _renumber(tree, {}, files)
-    arrays = {new: _clear_gaps(members[old]) for old, new in files.items()}
-    return pack({TREE: json.dumps(tree, separators=(",", ":")).encode(), **arrays})
+    return _canonical(json.loads(members[TREE]), members)
+
+# %% ../../nbs/50_model/06_archive.ipynb #71699029
+class _Members(dict[str, bytes]):
+    "What skops writes, by name"
+
+    def namelist(self) -> "_Members":
+        return self
+
+    def writestr(self, name: str, content: Any) -> None:
+        self[name] = bytes(content)
+
+
+def _write(estimator: Any) -> bytes:
+    "The estimator's canonical archive"
+    import skops.io
+
+    try:
+        from skops.io._utils import SaveContext, get_state
+    except ImportError:  # another skops keeps them elsewhere
+        return canonical(skops.io.dumps(estimator))
+    members = _Members()
+    context = SaveContext(zip_file=members)  # pyright: ignore[reportArgumentType]
+    tree = get_state(estimator, context)
+    context.clear_memo()
+    return _canonical({**tree, "protocol": context.protocol, "_skops_version": skops.__version__}, members)
 
 
 def dump_estimator(
@@ -114,9 +143,7 @@ def dump_estimator(
     packages: Iterable[str] = (),  # whose types are trusted besides those of TRUSTED
 ) -> bytes:
     "The estimator as a canonical skops archive; refused if it could not be loaded again"
-    from skops.io import dumps
-
-    archive = canonical(dumps(estimator))
+    archive = _write(estimator)
     check_types(archive, packages)
     return archive
 

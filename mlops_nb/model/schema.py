@@ -177,7 +177,7 @@ def describe_inputs(
         positive = positive or classes[-1]
     return InputSchema(task, target, features, len(rows), classes, positive)
 
-# %% ../../nbs/50_model/01_schema.ipynb #429324d2
+# %% ../../nbs/50_model/01_schema.ipynb #17d74ba9
 def utc(
     value: str | date,  # ISO 8601, a date or a time
 ) -> datetime:
@@ -188,40 +188,39 @@ def utc(
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
-def _numbers(values: Sequence[Any]) -> np.ndarray:
+def _numbers(values: Sequence[Any], nullable: bool) -> np.ndarray:
     if any(isinstance(value, str | bytes) for value in values):
         raise ValueError
     return np.array(values, dtype=np.float64)
 
 
-def _integers(values: Sequence[Any]) -> np.ndarray:
-    numbers = _numbers(values)
-    whole = (
-        numbers.astype(np.int64) if np.isfinite(numbers).all() and np.abs(numbers).max(initial=0) < 2**53 else numbers
-    )
-    if not np.isnan(numbers).all() and (np.floor(numbers) != numbers)[~np.isnan(numbers)].any():
+def _integers(values: Sequence[Any], nullable: bool) -> np.ndarray:
+    numbers = _numbers(values, nullable)
+    known = numbers[~np.isnan(numbers)]
+    if (np.floor(known) != known).any():
         raise ValueError
-    return whole
+    whole = not nullable and len(known) == len(numbers) and np.abs(numbers).max(initial=0) < 2**53
+    return numbers.astype(np.int64) if whole else numbers
 
 
-def _booleans(values: Sequence[Any]) -> Any:
+def _booleans(values: Sequence[Any], nullable: bool) -> Any:
     known = [None if _is_absent(value) else value for value in values]
     if not all(value is None or isinstance(value, bool | np.bool_) for value in known):
         raise ValueError
-    return pd.array(known, dtype="boolean") if None in known else np.array(known, dtype=bool)
+    return pd.array(known, dtype="boolean") if nullable or None in known else np.array(known, dtype=bool)
 
 
-def _categories(values: Sequence[Any]) -> np.ndarray:
+def _categories(values: Sequence[Any], nullable: bool) -> np.ndarray:
     if not all(isinstance(value, str) or _is_absent(value) for value in values):
         raise ValueError
     return np.array(values, dtype=object)
 
 
-def _dates(values: Sequence[Any]) -> np.ndarray:
+def _dates(values: Sequence[Any], nullable: bool) -> np.ndarray:
     moments = [None if _is_absent(value) else utc(value) for value in values]
     return np.array(moments, dtype="datetime64[us]")
 
-# %% ../../nbs/50_model/01_schema.ipynb #a40ae148
+# %% ../../nbs/50_model/01_schema.ipynb #5e14b9b4
 _CONVERTERS = {"number": _numbers, "integer": _integers, "boolean": _booleans, "category": _categories, "date": _dates}
 EXPECTED = {
     "number": "a number",
@@ -234,12 +233,12 @@ EXPECTED = {
 
 def _convert(feature: Feature, values: Sequence[Any]) -> Any:
     try:
-        return _CONVERTERS[feature.kind](values)
+        return _CONVERTERS[feature.kind](values, feature.nullable)
     except (ValueError, TypeError, OverflowError):
         pass
     for row, value in enumerate(values):
         try:
-            _CONVERTERS[feature.kind]([value])
+            _CONVERTERS[feature.kind]([value], feature.nullable)
         except (ValueError, TypeError, OverflowError):
             message = f"Row {row}: '{feature.name}' is {value!r}, expected {EXPECTED[feature.kind]}."
             raise UsageError(message, "Send values as the model's input schema shows them.", value=value) from None

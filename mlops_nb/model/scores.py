@@ -18,7 +18,7 @@ from ..core.errors import UsageError
 from .measures import measure_names
 from .schema import Task
 
-# %% ../../nbs/50_model/18_scores.ipynb #61c1c5a0
+# %% ../../nbs/50_model/18_scores.ipynb #d3f103a3
 @dataclass(frozen=True)
 class Predictions:
     "What a model says of rows, beside the truth"
@@ -64,9 +64,15 @@ def predict_rows(
     own = [str(name) for name in model.classes_]
     classes = sorted({*own, *truth})
     probabilities = np.zeros((len(rows), len(classes)))
-    probabilities[:, [classes.index(name) for name in own]] = check_finite(model.predict_proba(inputs))
+    probabilities[:, [classes.index(name) for name in own]] = _probabilities(model, inputs)
     predicted = np.array(classes, dtype=object)[probabilities.argmax(axis=1)]
     return Predictions(task, truth, predicted, probabilities, tuple(classes), positive)
+
+
+def _probabilities(model: Any, inputs: pd.DataFrame) -> np.ndarray:
+    "As 64-bit floats; those of 32 bits add up to 1 but for the last digits"
+    found = check_finite(np.asarray(model.predict_proba(inputs)))
+    return found / found.sum(axis=1, keepdims=True, dtype=np.float64) if found.dtype == np.float32 else found
 
 
 def check_finite(
