@@ -157,7 +157,7 @@ def _check_wishes(names: Sequence[str], target: str, exclude: Sequence[str], kee
             hint = f"Take it out of ingest.{wish}, or choose another target."
             raise UsageError(f"ingest.{wish} names {quote(target)}, which is the target.", hint)
 
-# %% ../../nbs/10_data/19_profile.ipynb #4ee27860
+# %% ../../nbs/10_data/19_profile.ipynb #abc3aaee
 @dataclass
 class Ingested:
     "A table ready to be checked, split and learned from"
@@ -216,7 +216,8 @@ def ingest(
     _note_roles(roles, columns, loaded.findings)
     if not roles.having("feature"):
         raise Refused(
-            f"No column is left to learn {quote(target)} from: {_why(roles)}.", "Give a table with more columns."
+            f"No column is left to learn {quote(target)} from: {_why(roles)}.",
+            "Ids, free text and constant columns are no features: give a table that has others.",
         )
     return Ingested(table, _profile(loaded, chosen, roles, columns, len(table)), loaded.findings)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TARGETS', 'Loaded', 'Options', 'read_source']
 
-# %% ../../nbs/10_data/17_reading.ipynb #a1bd4ad5
+# %% ../../nbs/10_data/17_reading.ipynb #f4f3abc5
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,9 +21,10 @@ from ..core.errors import MlopsError, UsageError, did_you_mean
 from ..core.settings import find_project
 from .columns import Column, type_columns
 from .content import read_content
-from .dialect import read_fields
+from .dialect import read_fields, unique_names
 from .encoding import decode
 from .findings import Findings
+from .numbers import EXACT
 from .show import Grid, count
 
 # %% ../../nbs/10_data/17_reading.ipynb #8835bf1b
@@ -102,11 +103,11 @@ class Options:
     delimiter: str = ""  # one character
     missing: tuple[str, ...] = ()  # further words that mean a missing value
 
-# %% ../../nbs/10_data/17_reading.ipynb #9879a110
+# %% ../../nbs/10_data/17_reading.ipynb #54ce718d
 def _read_parquet(name: str, data: bytes, options: Options, findings: Findings) -> Loaded:
     "A Parquet file"
     try:
-        table = pyarrow.parquet.read_table(io.BytesIO(data))
+        table = pyarrow.parquet.ParquetFile(io.BytesIO(data)).read()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise UsageError(
             f"'{name}' is no Parquet file that can be read: {str(error).splitlines()[0]}", "Write or copy it again."
@@ -114,7 +115,7 @@ def _read_parquet(name: str, data: bytes, options: Options, findings: Findings) 
     if table.num_columns < 2 or table.num_rows == 0:
         message = f"'{name}' has {count(table.num_columns, 'column')} and {count(table.num_rows, 'row')}."
         raise UsageError(message, "Give a table with a target, at least one more column, and rows.")
-    names = [str(label) for label in table.column_names]
+    names = unique_names([str(label) for label in table.column_names], findings)
     columns = [
         _parquet_column(label, column, options, findings) for label, column in zip(names, table.columns, strict=True)
     ]
@@ -136,12 +137,20 @@ def _parquet_column(name: str, values: pa.ChunkedArray, options: Options, findin
             name, "date", pd.Series(values.cast(pa.timestamp("us"), safe=False).to_pandas()).astype("datetime64[us]")
         )
     if pa.types.is_integer(kind):
-        number = values.cast(pa.float64(), safe=False) if values.null_count else values.cast(pa.int64(), safe=False)
-        return Column(name, "integer", pd.Series(number.to_pandas()))
+        return _whole(name, values, findings)
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return Column(name, "number", _finite(name, values.cast(pa.float64()).to_pandas(), findings))
     findings.add("warning", "left out", f"Holds values of type {kind}, which no column here can.", name)
     return None
+
+
+def _whole(name: str, values: pa.ChunkedArray, findings: Findings) -> Column:
+    "Whole numbers; those with more digits than a double holds are codes, and kept as text"
+    if max((abs(int(value)) for value in values.drop_null().unique().to_pylist()), default=0) > EXACT:
+        findings.add("info", "numbers as text", "More digits than a number can hold exactly: kept as text.", name)
+        return Column(name, "category", pd.Series(values.cast(pa.string()).to_pandas(), dtype="str"))
+    typed = values.cast(pa.float64() if values.null_count else pa.int64())
+    return Column(name, "integer", pd.Series(typed.to_pandas()))
 
 
 def _finite(name: str, values: pd.Series, findings: Findings) -> pd.Series:

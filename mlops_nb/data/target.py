@@ -75,9 +75,9 @@ def infer_task(column: Column) -> tuple[str, str]:
         f"{name} has {distinct:,} different {'whole ' if whole else ''}numbers in {count(len(values), 'row')}",
     )
 
-# %% ../../nbs/10_data/18_target.ipynb #3967066a
+# %% ../../nbs/10_data/18_target.ipynb #bfcf7ad4
 ANSWERS = frozenset(
-    ["yes", "y", "true", "t", "positive", "pos", "+", "present", "success", "high", ">50k", "win", "won"]
+    ["yes", "y", "true", "t", "ja", "oui", "si", "sí", "positive", "pos", "+", "present", "success", "high"]
 )
 HARMS = frozenset(
     ["bad", "malignant", "abnormal", "sick", "ill", "disease", "died", "dead", "spam", "fraud", "attack", "anomaly"]

@@ -96,6 +96,22 @@ def test_parquet_types(tmp_path):
     assert "infinite" in said(loaded, "infinite values") and "list" in said(loaded, "left out")
 
 
+def test_parquet_accidents(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    serial = pa.array([2**63 + 1, 5, None], pa.uint64())
+    table = pa.Table.from_arrays([serial, pa.array([1, 2, 3]), pa.nulls(3)], names=["serial", "x", "x"])
+    pq.write_table(table, tmp_path / "t.parquet")
+    loaded = read_source(str(tmp_path / "t.parquet"))
+    assert kinds(loaded) == {"serial": "category", "x": "integer", "x.2": "empty"}
+    assert loaded.frame["serial"].tolist()[:2] == [str(2**63 + 1), "5"]
+    for bad in (table.slice(0, 0), table.select(["serial"])):
+        pq.write_table(bad, tmp_path / "t.parquet")
+        with pytest.raises(UsageError, match="column"):
+            read_source(str(tmp_path / "t.parquet"))
+
+
 def test_decimal_commas_and_thousands(write):
     loaded = write("a;b;c;y\n1,5;1.234,50;1.234;x\n2,25;999,00;2.500;y\n")
     assert loaded.frame["b"].tolist() == [1234.5, 999.0]
