@@ -156,7 +156,7 @@ def private_folder() -> Iterator[str]:
         Path(made, OWNER).write_text(json.dumps(ProcessIdentity.current()))
         yield made
 
-# %% ../../nbs/20_notebook/09_execution.ipynb #18a6b073
+# %% ../../nbs/20_notebook/09_execution.ipynb #391c40a3
 GRACE = 0.5
 
 
@@ -231,6 +231,9 @@ class StepClient(PapermillNotebookClient):
             return super().execute_cell(cell, cell_index, *args, **kwargs)
         except DeadKernelError:
             problem = "KernelDied", self.cause_of_death(), crashed_line(self.log_file)
+        except CellExecutionError as error:
+            self.see_that_it_is_told(cell, error)
+            raise
         except CellTimeoutError:
             problem = "StepTimeout", f"The step took longer than {self.limit:g} seconds.", None
         except KeyboardInterrupt:
@@ -240,6 +243,11 @@ class StepClient(PapermillNotebookClient):
         self.shutdown_kernel = "immediate"
         self.tell(cell, *problem)
         raise CellExecutionError("", *problem[:2])
+
+    def see_that_it_is_told(self, cell: NotebookNode, error: CellExecutionError) -> None:
+        "Have a failed cell show its error: IPython only prints exception groups, and papermill looks at the outputs"
+        if not any(output.output_type == "error" for output in cell.outputs):
+            self.tell(cell, error.ename, error.evalue, None)
 
     def tell(self, cell: NotebookNode, name: str, text: str, line: int | None) -> None:
         "Put an error into the outputs of a cell"

@@ -104,6 +104,7 @@ ENDS = {
     "x = 1\nraise UsageError('no column x.', 'Add it.')": ("UsageError", "no column x.", 2),
     "def f():\n    return 1 / 0\nf()": ("ZeroDivisionError", "division by zero", 3),
     "raise ValueError('half \\ud800')": ("ValueError", "half ?", 1),
+    "raise ExceptionGroup('many', [ValueError(1)])": ("ExceptionGroup", "many (1 sub-exception)", None),
     "x = (1": ("SyntaxError", "incomplete input", 1),
 }
 
@@ -117,7 +118,7 @@ def test_every_end_is_told_with_cell_section_and_line(run, source):
     error = result["error"]
     assert (error["type"], error["cell"], error["heading"], error["line"]) == (kind, 4, "Fit", line)
     assert message in error["message"]
-    assert error["hint"] or kind in ("ZeroDivisionError", "ValueError", "SyntaxError")
+    assert error["hint"] or kind in ("ZeroDivisionError", "ValueError", "ExceptionGroup", "SyntaxError")
     assert error["source"] == (source.split("\n")[line - 1] if line else "")
     assert error["notebook"] == "40_train.ipynb"
     assert time.monotonic() - started < 30
