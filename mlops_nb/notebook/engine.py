@@ -6,9 +6,8 @@
 __all__ = ['GRAMMAR', 'ADVICE', 'TEMPORARY', 'Progress', 'Engine', 'import_papermill', 'step_secrets', 'describe_error',
            'execute_step']
 
-# %% ../../nbs/20_notebook/10_engine.ipynb #a4b9c7e9
+# %% ../../nbs/20_notebook/10_engine.ipynb #901bcdee
 import ast
-import logging
 import os
 import re
 import sys
@@ -45,7 +44,7 @@ class Engine:
         cls.nb_language(nb)
         return run_notebook(nb, **options)
 
-# %% ../../nbs/20_notebook/10_engine.ipynb #0d04ea4e
+# %% ../../nbs/20_notebook/10_engine.ipynb #f2563c44
 GRAMMAR = "rfc3987_syntax"
 
 
@@ -66,6 +65,8 @@ def import_papermill() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
+    import logging
+
     loggers = [logging.getLogger(name) for name in ("papermill", "papermill.translators", "papermill.utils")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
