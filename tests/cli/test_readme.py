@@ -18,6 +18,7 @@ LINES = [line for block in FENCES for line in block.splitlines() if line.strip()
 ELSEWHERE = {
     "make run": "test_default_run: what the target runs, after the set-up that these tests run in",
     "source .venv/bin/activate": "the shell's own",
+    "mlops-nb run tabular -p ingest.source=my.csv -p ingest.target=churned": "test_tables: the same, another path",
     "bentoml serve": "test_default_run and test_wheel: `serving`",
     "pip install mlops-nb": "test_wheel: installs the built wheel",
     "mlops-nb new churn": "test_cli_project: `made`; test_wheel",
@@ -58,7 +59,6 @@ def test_every_command_is_one_that_exists():
 
 def test_no_command_is_forgotten_here():
     tested = {line for line in LINES if line.startswith(("curl ", "mlops-nb plan", "mlops-nb runs", "mlops-nb show"))}
-    tested |= {line for line in LINES if line.startswith("mlops-nb run tabular -p ingest.source=my.csv")}
     assert set(LINES) - tested == set(ELSEWHERE)
 
 
@@ -68,16 +68,6 @@ def test_looking_commands_run(default_run, start):
     [line] = [line for line in LINES if line.startswith(start)]
     done = project.call(*line.split())
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
-
-
-def test_your_own_table(default_run, tmp_path):
-    project, _ = default_run
-    [line] = [line for line in LINES if "my.csv" in line]
-    rows = ["age,plan,churned", *(f"{20 + n % 50},{'ab'[n % 2]},{['no', 'yes'][n * n % 7 > 3]}" for n in range(300))]
-    (tmp_path / "my.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    copy = project.copy(tmp_path / "workspace")
-    done = copy.call(*line.replace("my.csv", str(tmp_path / "my.csv")).split(), "-p", "train.model=logistic")
-    assert done.returncode == 0 and "champion" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_request_is_answered(default_run):
