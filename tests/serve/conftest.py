@@ -1,5 +1,7 @@
 """One server for all tests of this folder, in a process that can import only what serving needs."""
 
+import os
+
 import pytest
 from serve_support import block_imports, environment, make_project, release, serving
 
@@ -17,6 +19,7 @@ def server(served_project, tmp_path_factory):
     """`bentoml serve` on that project."""
     folder = tmp_path_factory.mktemp("server")
     only_serving = block_imports(folder / "path")
-    env = environment(folder / "home", PYTHONPATH=str(only_serving), __BENTOML_DEBUG_USAGE="true")
+    path = os.pathsep.join(filter(None, [str(only_serving), os.environ.get("PYTHONPATH")]))
+    env = environment(folder / "home", PYTHONPATH=path, __BENTOML_DEBUG_USAGE="true")
     with serving(served_project, folder / "server.log", env) as running:
         yield running
