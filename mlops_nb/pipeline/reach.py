@@ -51,7 +51,7 @@ def _found_by_python(package: str) -> pathlib.Path | None:
 def _is_local(place: pathlib.Path) -> bool:
     return place.is_absolute() and not place.suffix and not _INSTALLED & set(place.parts)
 
-# %% ../../nbs/30_pipeline/04_reach.ipynb #ebdc2e62
+# %% ../../nbs/30_pipeline/04_reach.ipynb #02ed0b37
 class Sources:
     "The local modules that steps of a project can import, and their facts"
 
@@ -113,8 +113,8 @@ class Sources:
 
 
 def _namespace(folder: pathlib.Path) -> bool:
-    "Is this folder a package without `__init__.py`?"
-    return folder.is_dir() and any(child.suffix == ".py" for child in folder.iterdir())
+    "Is this folder a package without `__init__.py`, with modules in it or further below?"
+    return folder.is_dir() and any(folder.rglob("*.py"))
 
 
 def _facts_of(source: bytes, base: str) -> dict[str, Any]:

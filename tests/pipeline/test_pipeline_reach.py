@@ -79,3 +79,8 @@ def test_a_change_through_another_name():
     facts = module_facts("a = []\nb = a\nc = 1\nb.append(c)\nd = a")["definitions"]
     changed = module_facts("a = []\nb = a\nc = 1\nb.append(2)\nd = a")["definitions"]
     assert {name for name in facts if facts[name]["hash"] != changed[name]["hash"]} == {"a", "b"}
+
+
+def test_folders_without_init_may_lie_deep(project):
+    code = "from source.churn.models import fit\nfit()"
+    assert reached(project, code, source__churn__models="def fit(): ...\ndef g(): ...") == ["source.churn.models:fit"]
