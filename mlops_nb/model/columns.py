@@ -25,7 +25,7 @@ def to_float32(
             numbers = np.array(columns, dtype=np.float32)
     return np.where(np.isinf(numbers), np.float32(np.nan), numbers)
 
-# %% ../../nbs/50_model/02_columns.ipynb #3b777f5a
+# %% ../../nbs/50_model/02_columns.ipynb #4d6f0767
 class Numbers(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     "Columns of numbers as 32-bit floats, optionally clipped at quantiles of the training rows"
 
@@ -36,24 +36,24 @@ class Numbers(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.clip = clip
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        "Learn the quantiles"
+        "Learn which columns are empty, and the quantiles"
         if not 0 <= self.clip < 0.5:
             raise ValueError(f"clip is {self.clip}: a share of the rows from 0 up to, not including, 0.5 is expected")
         validate_data(self, X, skip_check_array=True)
+        numbers = to_float32(X)
+        self.empty_ = np.isnan(numbers).all(axis=0)
         if self.clip:
-            numbers = to_float32(X)
-            empty = np.isnan(numbers).all(axis=0)
-            numbers[:, empty] = 0
-            quantiles = np.nanquantile(numbers, [self.clip, 1 - self.clip], axis=0, method="nearest").astype(np.float32)
-            quantiles[:, empty] = np.nan
-            self.low_, self.high_ = quantiles
+            numbers[:, self.empty_] = 0
+            quantiles = np.nanquantile(numbers, [self.clip, 1 - self.clip], axis=0, method="nearest")
+            self.low_, self.high_ = quantiles.astype(np.float32)
         return self
 
     def transform(self, X: Any) -> np.ndarray:
         "The columns as 32-bit floats"
-        check_is_fitted(self, "n_features_in_")
+        check_is_fitted(self)
         validate_data(self, X, skip_check_array=True, reset=False)
         numbers = to_float32(X)
+        numbers[:, self.empty_] = 0
         return np.clip(numbers, self.low_, self.high_) if self.clip else numbers
 
 # %% ../../nbs/50_model/02_columns.ipynb #a8eeface
