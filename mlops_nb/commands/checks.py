@@ -147,7 +147,7 @@ def check_port(settings: Settings, fix: bool, port: int = 3000) -> Iterator[Find
             return
     yield Finding("ok", f"port {port}", "is free for bentoml serve")
 
-# %% ../../nbs/95_cli/43_checks.ipynb #4067aba5
+# %% ../../nbs/95_cli/43_checks.ipynb #e19a5862
 GIGABYTE = 2**30
 
 
@@ -198,11 +198,22 @@ def check_ledger(settings: Settings, fix: bool) -> Iterator[Finding]:
         return
     older = f", schema {number}; it becomes {HEAD} at the next run" if number != HEAD else f", schema {HEAD}"
     ledger = Ledger.open(settings)
-    dead = ledger.reap() if fix else [run["run"] for run in ledger.runs(status="crashed", limit=20)]
     count = len(ledger.runs(limit=100_000))
     yield Finding("ok", "ledger", f"whole{older}, {counted(count, 'run')}")
+    yield from _check_dead_runs(ledger, fix)
+    ledger.close()
+
+
+def _check_dead_runs(ledger: Any, fix: bool) -> Iterator[Finding]:
+    "Runs that the ledger still calls running, and whose process is gone"
+    running = {row["id"] for row in ledger.database.rows("SELECT id FROM runs WHERE status = 'running'")}
+    dead = sorted(running - {run["run"] for run in ledger.runs(status="running", limit=len(running) + 1)})
     if dead and fix:
+        ledger.reap()
         yield Finding("ok", "crashed runs", f"{counted(len(dead), 'run')} recorded as crashed: {named(dead)}")
+    elif dead:
+        words = f"{counted(len(dead), 'run')} died without saying so: {named(dead)}"
+        yield Finding("warn", "crashed runs", words, "mlops-nb doctor --fix")
 
 # %% ../../nbs/95_cli/43_checks.ipynb #4a0c659f
 def check_git(settings: Settings, fix: bool) -> Iterator[Finding]:

@@ -174,6 +174,29 @@ def test_doctor_outside_of_git_and_with_a_broken_setting(project):
     assert done.returncode == 1 and "Did you mean 'mode'?" in done.stdout
 
 
+DIES = """
+import os
+from mlops_nb.core.ledger import Ledger
+from mlops_nb.core.settings import load_settings
+Ledger.open(load_settings()).begin_run("20261123-101500-a1b2", "demo", {})
+os._exit(9)
+"""
+
+
+def test_doctor_finds_and_records_runs_that_died(project):
+    subprocess.run([sys.executable, "-c", DIES], cwd=project, check=False)
+
+    def told(*words: str) -> list[dict]:
+        findings = json.loads(command("doctor", *words, "--json", cwd=project).stdout)["findings"]
+        return [finding for finding in findings if finding["check"] == "crashed runs"]
+
+    [before] = told()
+    assert before["level"] == "warn" and "20261123-101500-a1b2" in before["words"]
+    assert [finding["level"] for finding in told("--fix")] == ["ok"] and told() == []
+    [run] = json.loads(command("runs", "--json", cwd=project).stdout)["runs"]
+    assert run["status"] == "crashed"
+
+
 def completed(line: str, cwd: Path) -> list[str]:
     """What bash offers for a line, through the script that `completion bash` prints."""
     script = f"""
