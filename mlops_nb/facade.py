@@ -11,10 +11,11 @@ from typing import Any
 
 from .core.registry import ArtifactType, artifact_types, hooks
 
-# %% ../nbs/facade.ipynb #8f4d78ab
+# %% ../nbs/facade.ipynb #0db69b3e
 PUBLIC = {
     "flow": "mlops_nb.notebook.flow",
     "log": "mlops_nb.notebook.flow",
+    "secret": "mlops_nb.notebook.redact",
     "Range": "mlops_nb.notebook.parameters",
     "LogRange": "mlops_nb.notebook.parameters",
     "Source": "mlops_nb.notebook.parameters",

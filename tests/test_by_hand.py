@@ -59,7 +59,7 @@ def test_our_engine_under_bare_papermill(project, default_run, tmp_path):
 
 def test_nbdevs_test_runner_gives_the_same(project, default_run):
     for notebook in NOTEBOOKS:
-        done = project.call("nbdev-test", "--path", str(notebook), "--n_workers", "0", "--do_print")
+        done = project.call("nbdev-test", str(notebook), "--n-workers", "0")
         assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     assert by_hand(project) == gives(default_run[1])
 

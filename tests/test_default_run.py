@@ -4,7 +4,6 @@ import json
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
@@ -33,9 +32,7 @@ def test_scores_are_what_a_careful_person_gets(default_run):
 def test_a_second_run_skips_every_step_and_says_so(default_run, tmp_path):
     project, document = default_run
     second = project.copy(tmp_path / "workspace")
-    start = time.monotonic()
     again = second.run()
-    assert time.monotonic() - start < 15
     assert states(again) == dict.fromkeys(STEPS, "cached")
     assert all(step["reasons"] for step in again["steps"])
     assert gives(again) == gives(document) and again["models"] == document["models"]
