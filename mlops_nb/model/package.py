@@ -6,7 +6,7 @@
 __all__ = ['LONGEST', 'NAME', 'NEEDED', 'MANIFEST', 'slug', 'make_name', 'check_name', 'hash_rows', 'requirements',
            'ModelPackage', 'ModelPackageSerializer']
 
-# %% ../../nbs/50_model/30_package.ipynb #e4020e18
+# %% ../../nbs/50_model/30_package.ipynb #7c036aac
 import hashlib
 import json
 import re
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ from ..core.errors import StorageError, UsageError
 from ..core.hashing import canonical_json, sha256_bytes
 from ..data.rows import row_hashes
 from ..data.show import Grid
-from .archive import load_estimator, pack
+from .archive import UNREADABLE, load_estimator, pack
 from .artifact import Model, example_frame, example_records
 from .measures import ranking_metric
 from .schema import InputSchema
@@ -82,7 +82,7 @@ def requirements() -> dict[str, str]:
     "Distributions needed to load a model, with the versions in this environment"
     return {name: version(name) for name in NEEDED}
 
-# %% ../../nbs/50_model/30_package.ipynb #ca5aa796
+# %% ../../nbs/50_model/30_package.ipynb #eaf8bd3a
 MANIFEST = "manifest.json"
 
 
@@ -139,7 +139,10 @@ class ModelPackage:
         "The package in a file; only its manifest is read"
         package = cls.__new__(cls)
         package._path, package._members = Path(path), {}
-        package.manifest = json.loads(package._raw(MANIFEST))
+        try:
+            package.manifest = json.loads(package._raw(MANIFEST))
+        except ValueError as error:
+            raise package._damaged(f"{MANIFEST} is no JSON ({error})") from None
         if package.manifest.get("format") != 1:
             message = f"The model package has format {package.manifest.get('format')!r}, this mlops_nb reads format 1."
             raise UsageError(message, "Use the version of mlops_nb that wrote it, or run the step again.")
@@ -149,7 +152,7 @@ class ModelPackage:
         try:
             with ZipFile(str(self._path)) as archive:
                 return archive.read(name)
-        except (BadZipFile, KeyError) as error:
+        except UNREADABLE as error:
             raise self._damaged(str(error)) from None
 
     def _damaged(self, what: str) -> StorageError:

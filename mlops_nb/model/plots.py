@@ -140,13 +140,12 @@ def plot_calibration(
     axis.set(xlabel=said[found.task], ylabel=what[found.task], title="Calibration")
     return figure
 
-# %% ../../nbs/50_model/21_plots.ipynb #f00aba3c
+# %% ../../nbs/50_model/21_plots.ipynb #d7a5e9c9
 def _one_against_rest(found: Predictions) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    "Name, truth and score of each curve"
-    if found.positive is not None:
-        return [(found.positive, found.is_positive, found.scores)]
+    "Name, truth and score of each curve; none for a class that no row has, or all have"
     assert found.probabilities is not None
-    places = [(name, found.classes.index(name)) for name in _frequent(found)]
+    names = _frequent(found) if found.positive is None else [found.positive]
+    places = [(name, found.classes.index(name)) for name in names]
     usable = [(name, place) for name, place in places if 0 < found.indicators[:, place].mean() < 1]
     return [(name, found.indicators[:, place] == 1, found.probabilities[:, place]) for name, place in usable]
 

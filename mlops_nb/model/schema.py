@@ -177,12 +177,14 @@ def describe_inputs(
         positive = positive or classes[-1]
     return InputSchema(task, target, features, len(rows), classes, positive)
 
-# %% ../../nbs/50_model/01_schema.ipynb #17d74ba9
+# %% ../../nbs/50_model/01_schema.ipynb #93681264
 def utc(
     value: str | date,  # ISO 8601, a date or a time
 ) -> datetime:
     "A moment as the tables hold it: UTC, without a zone"
     moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    if not isinstance(moment, date):
+        raise TypeError(f"{moment!r} is no date")
     if not isinstance(moment, datetime):
         moment = datetime(moment.year, moment.month, moment.day)
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
@@ -191,7 +193,10 @@ def utc(
 def _numbers(values: Sequence[Any], nullable: bool) -> np.ndarray:
     if any(isinstance(value, str | bytes) for value in values):
         raise ValueError
-    return np.array(values, dtype=np.float64)
+    numbers = np.array(values, dtype=np.float64)
+    if numbers.ndim != 1:
+        raise ValueError
+    return numbers
 
 
 def _integers(values: Sequence[Any], nullable: bool) -> np.ndarray:
