@@ -37,7 +37,7 @@ def panels(
         axis.set_axisbelow(True)
     return figure, list(axes[0])
 
-# %% ../../nbs/50_model/21_plots.ipynb #470d798b
+# %% ../../nbs/50_model/21_plots.ipynb #fa0c4072
 SHOWN_CLASSES = 12
 
 
@@ -58,9 +58,8 @@ def _confusion(found: Predictions) -> "Figure":
         colour = "white" if share[row, column] > 0.5 else "black"
         axis.text(column, row, f"{table[row, column]:,}", ha="center", va="center", color=colour, fontsize=8)
     labels = [name if len(name) < 16 else name[:15] + "…" for name in names]
-    axis.set_xticks(
-        range(len(names)), labels, rotation=30 if len(names) > 3 else 0, ha="right" if len(names) > 3 else "center"
-    )
+    crowded = len(names) > 3 or max(map(len, labels), default=0) > 8
+    axis.set_xticks(range(len(names)), labels, rotation=30 if crowded else 0, ha="right" if crowded else "center")
     axis.set_yticks(range(len(names)), labels)
     left_out = f" ({len(names)} of {len(found.classes)} classes)" if len(names) < len(found.classes) else ""
     axis.set(xlabel="predicted", ylabel="true", title=f"Outcomes{left_out}")
