@@ -114,7 +114,7 @@ def step_secrets(
     references = [value for value in values if value] + [text for cell in cells for text in _asked_for(cell)]
     return [resolve_secret(reference, folder) for reference in references]
 
-# %% ../../nbs/20_notebook/10_engine.ipynb #bf7c4b0b
+# %% ../../nbs/20_notebook/10_engine.ipynb #982c83c2
 ADVICE = {
     "StdinNotImplementedError": "A step cannot ask a question while it runs: make the answer a parameter.",
     "StepTimeout": "Give it more time: timeout under [pipeline] in settings.ini, in seconds, 0 for no limit.",
@@ -132,12 +132,13 @@ def describe_error(
     "An error of a step as the ledger and `--json` hold it"
     from mlops_nb.core.errors import MlopsError
 
-    parsed = MlopsError.parse(found["ename"], TEMPORARY.sub("", found["evalue"]))
+    text = TEMPORARY.sub("", found["evalue"]) or f"{found['ename']} was raised without a text."
+    parsed = MlopsError.parse(found["ename"], text)
     place = {"notebook": notebook, "cell": found["cell"], "line": found["line"]}
     hint = parsed["hint"] or ADVICE.get(found["ename"], "")
     return {**parsed, "hint": hint, **place, "heading": found["heading"], "source": found["source"]}
 
-# %% ../../nbs/20_notebook/10_engine.ipynb #4c24a448
+# %% ../../nbs/20_notebook/10_engine.ipynb #12070c5e
 Progress = Callable[[int, int, str], None]
 
 
@@ -178,18 +179,20 @@ def execute_step(
 def _run(
     papermill: Any, source: Any, parameters: dict[str, Any], execution: Any, notebook: str
 ) -> dict[str, Any] | None:
+    from mlops_nb.notebook.executed import first_error
     from mlops_nb.notebook.execution import KernelNotStarted
 
     options = {"engine_name": "mlops_nb", "kernel_name": "python3", "language": "python", "progress_bar": False}
     with _quiet():
         try:
             papermill.execute_notebook(source, None, parameters, execution=execution, **options)
+            found = first_error(execution.manager.nb)  # papermill takes sys.exit() for a good end
+            return describe_error(found, notebook) if found else None
         except papermill.PapermillExecutionError:
             return _cell_error(papermill, execution, notebook)
         except KernelNotStarted as error:
             nowhere = {"cell": None, "line": None, "heading": "", "source": "", "ename": "KernelDied"}
             return describe_error({**nowhere, "evalue": str(error)}, notebook)
-    return None
 
 # %% ../../nbs/20_notebook/10_engine.ipynb #57abcd24
 def _environment(changes: Mapping[str, str | None]) -> dict[str, str]:

@@ -129,6 +129,15 @@ def test_every_end_is_told_with_cell_section_and_line(run, source):
     assert no_kernels()
 
 
+@pytest.mark.parametrize("source", ["import sys\nsys.exit()", "raise SystemExit(0)", "raise ValueError"])
+def test_leaving_early_is_a_failure(run, source):
+    result, executed = run("# Title", source, "print('after')")
+    name = "ValueError" if "Value" in source else "SystemExit"
+    assert (result["error"]["type"], result["error"]["cell"]) == (name, 2)
+    assert "without a text" in result["error"]["message"] or result["error"]["message"] == "0"
+    assert "after" not in text_of(executed)
+
+
 def test_announced_errors_are_no_failure(run):
     announced = {**untagged("1 / 0"), "metadata": {"tags": ["raises-exception"]}}
     result, executed = run("# Title", announced, "print('after')")
