@@ -7,6 +7,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# a shell that forbids bytecode would have every kernel compile every library anew
 export PYTHONDONTWRITEBYTECODE =
 
 help:  ## what can be made
