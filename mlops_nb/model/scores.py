@@ -5,20 +5,21 @@
 # %% auto #0
 __all__ = ['SCORES', 'Predictions', 'predict_rows', 'check_finite', 'both_classes', 'score', 'unscored']
 
-# %% ../../nbs/50_model/18_scores.ipynb #fc5ff1ec
+# %% ../../nbs/50_model/18_scores.ipynb #c9535e0d
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from joblib import parallel_config
 from sklearn import metrics as sk
 
 from ..core.errors import UsageError
 from .measures import measure_names
 from .schema import Task
 
-# %% ../../nbs/50_model/18_scores.ipynb #d3f103a3
+# %% ../../nbs/50_model/18_scores.ipynb #c5c5c5e9
 @dataclass(frozen=True)
 class Predictions:
     "What a model says of rows, beside the truth"
@@ -57,7 +58,7 @@ def predict_rows(
     "Predict rows whose truth is known; raises a UsageError when a prediction is no number"
     inputs = rows.drop(columns=target)
     if task == "regression":
-        predicted = np.asarray(model.predict(inputs), dtype=np.float64)
+        predicted = _ask(model.predict, inputs).astype(np.float64)
         check_finite(predicted[:, None])
         return Predictions(task, rows[target].to_numpy(np.float64), predicted)
     truth = rows[target].astype("str").to_numpy(object)
@@ -69,9 +70,15 @@ def predict_rows(
     return Predictions(task, truth, predicted, probabilities, tuple(classes), positive)
 
 
+def _ask(answer: Callable[[pd.DataFrame], Any], inputs: pd.DataFrame) -> np.ndarray:
+    "What a model answers, in one thread: several add up the trees of a forest in an order that varies"
+    with parallel_config("threading", n_jobs=1):
+        return np.asarray(answer(inputs))
+
+
 def _probabilities(model: Any, inputs: pd.DataFrame) -> np.ndarray:
     "As 64-bit floats; those of 32 bits add up to 1 but for the last digits"
-    found = check_finite(np.asarray(model.predict_proba(inputs)))
+    found = check_finite(_ask(model.predict_proba, inputs))
     return found / found.sum(axis=1, keepdims=True, dtype=np.float64) if found.dtype == np.float32 else found
 
 
