@@ -128,7 +128,7 @@ def fold_notes(
         notes.append(f"Cross-validation: {told} and look more alike than the test part.")
     return notes
 
-# %% ../../nbs/50_model/20_evaluation.ipynb #9d4dae36
+# %% ../../nbs/50_model/20_evaluation.ipynb #dbfcee25
 @dataclass(frozen=True)
 class Evaluation:
     "The metrics of a model on test rows, with their companions"
@@ -188,7 +188,7 @@ def evaluate(
             "The model has no schema, so nobody knows its target.", "Give Model(..., schema=...) in train."
         )
     task: tuple[str, Task, str | None] = (model.schema.target, model.schema.task, model.schema.positive)
-    with reproducible_threads(1):  # several threads add up a forest's trees in any order
+    with reproducible_threads(0):  # several threads add up a forest's trees in any order
         found, sample = predict_rows(model.estimator, test, *task), sample_rows(train, seed)
         folds = make_folds(sample, *task[:2], by, column, seed)
         return Evaluation(

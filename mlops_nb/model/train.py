@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LARGE', 'MEANS', 'split_target', 'class_rows', 'cores', 'reproducible_threads', 'make_pipeline', 'fit', 'refit',
-           'fit_facts', 'loss_curve']
+           'fit_facts', 'loss_curve', 'fit_notes']
 
-# %% ../../nbs/50_model/05_train.ipynb #1f39325c
+# %% ../../nbs/50_model/05_train.ipynb #ba0efa78
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import Pipeline
 
 from ..core.errors import UsageError, did_you_mean
@@ -87,7 +88,7 @@ def reproducible_threads(
     ):
         yield
 
-# %% ../../nbs/50_model/05_train.ipynb #93130dac
+# %% ../../nbs/50_model/05_train.ipynb #6f67bf1f
 def make_pipeline(
     inputs: pd.DataFrame,
     target: np.ndarray,
@@ -123,7 +124,11 @@ def fit(
 def _fit(estimator: Any, inputs: pd.DataFrame, target: np.ndarray) -> Any:
     with reproducible_threads(inputs.size), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class")  # rarer than the encoder's folds
-        return estimator.fit(inputs, target)
+        warnings.filterwarnings("ignore", category=ConvergenceWarning)  # `fit_notes` says it in one sentence
+        estimator.fit(inputs, target)
+    if hasattr(final_estimator(estimator), "_bin_mapper"):
+        final_estimator(estimator)._bin_mapper.n_threads = None  # boosting keeps how many threads fitted it
+    return estimator
 
 # %% ../../nbs/50_model/05_train.ipynb #4d7ccaf0
 MEANS = "features__mean__targetencoder__target_type"
@@ -174,3 +179,16 @@ def loss_curve(
     scores = {"loss": "train_score_", "validation_loss": "validation_score_"}
     found = {name: getattr(pipeline[-1], attribute, np.array([])) for name, attribute in scores.items()}
     return {name: [-float(score) for score in values] for name, values in found.items() if len(values)}
+
+# %% ../../nbs/50_model/05_train.ipynb #a4e2b4d3
+def fit_notes(
+    pipeline: Pipeline,  # fitted
+) -> list[str]:
+    "What should be known about the fit, in words"
+    final = final_estimator(pipeline)
+    steps, most = int(np.max(getattr(final, "n_iter_", None) or 0)), getattr(final, "max_iter", None)
+    if most is None or steps < most:
+        return []
+    if not hasattr(final, "early_stopping"):
+        return [f"The solver was stopped after {steps} steps: raise max_iter, or regularisation."]
+    return [f"Boosting used all {steps} rounds: more might help (max_iter)."] if final.early_stopping else []
