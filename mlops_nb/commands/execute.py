@@ -104,7 +104,7 @@ def run(values: Any, screen: Terminal) -> Answer:
     result = run_pipeline(settings, values.pipeline, parameters, reporter=Reporters(*reporters), **options)
     return Answer(result.document, lambda screen: tell_end(screen, result.document, settings), result.exit_code)
 
-# %% ../../nbs/95_cli/10_execute.ipynb #780d0c1b
+# %% ../../nbs/95_cli/10_execute.ipynb #43ba6ed4
 def tell_end(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> None:
     "How a run ended"
     states = [step["state"] for step in run["steps"]]
@@ -149,11 +149,14 @@ def _tell_places(screen: Terminal, run: Mapping[str, Any], settings: Settings) -
         screen.line(f"notebooks  {place}")
     screen.line(f"more       mlops-nb show {run['run']}")
     if run["status"] == "ok" and run.get("models"):
-        screen.line(f"next       {serve_command(settings)}")
+        screen.line(f"next       {serve_command(settings, run['models'][-1]['name'])}")
 
 
-def serve_command(settings: Settings) -> str:
-    "How to serve the champion, as it can be typed here"
+def serve_command(
+    settings: Settings,
+    model: str,  # that the run gave
+) -> str:
+    "How to serve the model's champion, as it can be typed here"
     from shutil import which
 
     from mlops_nb.registry.releases import released_models
@@ -163,4 +166,4 @@ def serve_command(settings: Settings) -> str:
     program = "bentoml" if which("bentoml") else str(beside.relative_to(Path.cwd()) if inside else beside)
     names = released_models(settings.workspace.path / "releases")
     choose = len(names) > 1 and settings.serving.model not in names
-    return f"{f'MLOPS_NB_SERVING_MODEL={names[0]} ' if choose else ''}{program} serve"
+    return f"{f'MLOPS_NB_SERVING_MODEL={model} ' if choose else ''}{program} serve"
