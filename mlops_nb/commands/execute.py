@@ -104,7 +104,7 @@ def run(values: Any, screen: Terminal) -> Answer:
     result = run_pipeline(settings, values.pipeline, parameters, reporter=Reporters(*reporters), **options)
     return Answer(result.document, lambda screen: tell_end(screen, result.document, settings), result.exit_code)
 
-# %% ../../nbs/95_cli/10_execute.ipynb #43ba6ed4
+# %% ../../nbs/95_cli/10_execute.ipynb #b84ba841
 def tell_end(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> None:
     "How a run ended"
     states = [step["state"] for step in run["steps"]]
@@ -136,10 +136,22 @@ def _tell_models(screen: Terminal, run: Mapping[str, Any], settings: Settings) -
             screen.line(f"model      {model['name']} version {model['version']}{aliases}{why}")
         computed = any(step["state"] == "done" for step in run["steps"])
         latest = ledger.runs(pipeline=run["pipeline"], limit=LATEST[computed])
-        table = leaderboard_table(latest, ledger.versions(), limit=5)
+        versions = ledger.versions()
+        table = leaderboard_table(_comparable(latest, versions, run), versions, limit=5)
     screen.line()
     screen.line(repr(table))
     screen.line()
+
+
+def _comparable(
+    latest: list[dict[str, Any]],  # runs
+    versions: list[dict[str, Any]],
+    run: Mapping[str, Any],  # the one that has just ended
+) -> list[dict[str, Any]]:
+    "The runs that gave versions of the same models, and the one that has just ended; all, if it gave no model"
+    names = {model["name"] for model in run.get("models") or []}
+    related = {run["run"], *(version["run"] for version in versions if version["name"] in names)}
+    return [other for other in latest if other["run"] in related] if names else latest
 
 
 def _tell_places(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> None:

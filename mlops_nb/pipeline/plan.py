@@ -44,7 +44,7 @@ class Decision(NamedTuple):
         "The artifacts of a cached step; None of one that runs"
         return self.result["manifest"]["gives"] if self.action == "cached" and self.result else None
 
-# %% ../../nbs/30_pipeline/11_plan.ipynb #e4b456aa
+# %% ../../nbs/30_pipeline/11_plan.ipynb #bbdd95dc
 def _unfit(store: Store, fingerprints: Fingerprints, gives: Artifacts) -> dict[str, str]:
     "Digest -> what is wrong with it, for objects that cannot be used"
     found = {}
@@ -116,11 +116,14 @@ def _waiting(
     forced: bool,
 ) -> list[str]:
     "Why a step runs that reads what is not there yet: what is known to have changed, and for whom it waits"
+    # which code an artifact brings along (a model's transformers) is not known before the artifact is
     if last is None or forced:
         return ["forced"] if forced else explain(None, parts)
     known = {need: found for need, found in last["needs"].items() if need not in parts["needs"]}
-    own = explain(last, {**parts, "needs": {**parts["needs"], **known}})
-    return [*own, *(f"waits for {other}" for other in waits)]
+    reached = {name: found for name, found in parts["definitions"].items() if name in last["definitions"]}
+    unknown = {name: found for name, found in last["definitions"].items() if name not in reached}
+    comparable = {**parts, "needs": {**parts["needs"], **known}, "definitions": {**reached, **unknown}}
+    return [*explain(last, comparable), *(f"waits for {other}" for other in waits)]
 
 # %% ../../nbs/30_pipeline/11_plan.ipynb #fb510d30
 def _known(pipeline: Pipeline, name: str) -> str:

@@ -249,7 +249,7 @@ def read_release(
 def _current(releases: Path, model: str) -> Path:
     return releases / model / (_pointed(releases / model) or choose_model(releases, model))
 
-# %% ../../nbs/60_registry/01_releases.ipynb #018f3d66
+# %% ../../nbs/60_registry/01_releases.ipynb #173d0d1c
 def released_models(
     releases: Path,  # `releases` in the workspace
 ) -> list[str]:
@@ -277,5 +277,6 @@ def choose_model(
         message = (
             f"{len(names)} models are released, and [serving] model does not say which to serve: {', '.join(names)}."
         )
-        raise UsageError(message, f"Set it in settings.ini, or start with MLOPS_NB_SERVING_MODEL={names[0]}.")
+        newest = max(names, key=lambda name: (releases / name / "current").stat().st_mtime_ns)
+        raise UsageError(message, f"Set it in settings.ini, or start with MLOPS_NB_SERVING_MODEL={newest}.")
     return wanted or names[0]

@@ -165,7 +165,7 @@ def _assignments(run: Mapping[str, Any], names: Sequence[str]) -> str:
     texts = [(name, str(parameters[name])) for name in names if name in parameters]
     return "  ".join(f"{name}={text if len(text) <= LONGEST else text[: LONGEST - 1] + '…'}" for name, text in texts)
 
-# %% ../../nbs/40_track/05_tables.ipynb #bbb870d9
+# %% ../../nbs/40_track/05_tables.ipynb #0f85e471
 KNOWN = ("roc_auc", "auc", "average_precision", "f1", "accuracy", "r2", "rmse", "mae", "mse", "log_loss", "brier")
 SMALLER = ("mse", "rmse", "mae", "mape", "log_loss", "brier", "loss", "error")
 
@@ -199,7 +199,8 @@ def choose_metric(
             return found
         raise UsageError(f"No run has a metric '{metric}'.", _metric_hint(metric, names), value=metric)
     shown = {run["run"] for run in runs}
-    judged = [version["metric"] for version in reversed(versions) if version["run"] in shown and version.get("metric")]
+    newest = sorted(versions, key=lambda version: str(version.get("created", "")), reverse=True)
+    judged = [version["metric"] for version in newest if version["run"] in shown and version.get("metric")]
     return next((name for known in (*judged, *KNOWN) if (name := _full_name(known, names))), None)
 
 
