@@ -6,7 +6,7 @@
 __all__ = ['UNREADABLE', 'VALUES', 'TREE', 'TRUSTED', 'pack', 'unpack', 'canonical', 'dump_estimator', 'check_types',
            'load_estimator']
 
-# %% ../../nbs/50_model/06_archive.ipynb #c5af4613
+# %% ../../nbs/50_model/06_archive.ipynb #2c8ab844
 import io
 import json
 import struct
@@ -14,13 +14,14 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..core.errors import StorageError, UsageError
 
-# %% ../../nbs/50_model/06_archive.ipynb #bb678630
+# %% ../../nbs/50_model/06_archive.ipynb #a9812ddc
 UNREADABLE = (  # what `zipfile` raises for a file that is torn or altered
     zipfile.BadZipFile,
     zlib.error,
@@ -47,12 +48,12 @@ def pack(
 
 
 def unpack(
-    archive: bytes,
+    archive: bytes | Path,  # content, or where it lies
     names: Iterable[str] | None = None,  # members wanted; None: all
 ) -> dict[str, bytes]:
     "Name and content of the members"
     try:
-        with zipfile.ZipFile(io.BytesIO(archive)) as source:
+        with zipfile.ZipFile(archive if isinstance(archive, Path) else io.BytesIO(archive)) as source:
             return {name: source.read(name) for name in (source.namelist() if names is None else names)}
     except UNREADABLE as error:
         raise StorageError(

@@ -40,7 +40,7 @@ def example_frame(
     "The rows as a frame, typed as in training if the schema is known"
     return pd.DataFrame(records) if schema is None else frame_from_records(schema, records)
 
-# %% ../../nbs/50_model/07_artifact.ipynb #e24820df
+# %% ../../nbs/50_model/07_artifact.ipynb #6a7afdbf
 FACTS = "mlops_nb.json"  # what the archive holds besides the estimator
 
 
@@ -65,7 +65,7 @@ class Model:
         path: str | Path,
     ) -> "Model":
         "The model in a file; its estimator is unpacked when it is first used"
-        facts = json.loads(unpack(Path(path).read_bytes(), [FACTS])[FACTS])
+        facts = json.loads(unpack(Path(path), [FACTS])[FACTS])
         schema = InputSchema.parse(facts["schema"]) if facts["schema"] else None
         example = None if facts["examples"] is None else example_frame(facts["examples"], schema)
         model = cls(None, example, schema, facts["trusted"])
@@ -92,7 +92,7 @@ class Model:
     def archive(self) -> bytes:
         "The estimator alone, as canonical skops archive"
         if self._estimator is None and self._path is not None:
-            members = unpack(self._path.read_bytes())
+            members = unpack(self._path)
             return pack({name: content for name, content in members.items() if name != FACTS})
         return dump_estimator(self.estimator, self.trusted)
 
