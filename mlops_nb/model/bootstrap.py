@@ -70,7 +70,7 @@ def weighted_average_precision(
 
     return value
 
-# %% ../../nbs/50_model/19_bootstrap.ipynb #dd0a8719
+# %% ../../nbs/50_model/19_bootstrap.ipynb #ca9dbd0d
 def _confusion(found: Predictions) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]:
     "Weights of hits, alarms and cases of each class: three arrays (draws, classes)"
     truth = found.indicators
@@ -97,6 +97,13 @@ def _class_metrics(found: Predictions) -> dict[str, Weighted]:
     }
 
 
+def _mean_of_known(values: np.ndarray) -> np.ndarray:
+    "The mean of each column without its missing values: a class that a draw lacks has no say in the average"
+    known = ~np.isnan(values)
+    total = np.where(known, values, 0).sum(axis=0)
+    return np.divide(total, known.sum(axis=0), out=np.full_like(total, np.nan), where=known.any(axis=0))
+
+
 def _ranking_metrics(found: Predictions) -> dict[str, Weighted]:
     assert found.probabilities is not None
     columns = (
@@ -107,7 +114,7 @@ def _ranking_metrics(found: Predictions) -> dict[str, Weighted]:
 
     def average(kind: Callable[[np.ndarray, np.ndarray], Weighted]) -> Weighted:
         parts = [kind(truth[:, column], scores[:, column]) for column in columns]
-        return lambda weights: np.mean([part(weights) for part in parts], axis=0)
+        return lambda weights: _mean_of_known(np.array([part(weights) for part in parts]))
 
     return {name: average(kind) for name, kind in kinds.items() if len(columns)}
 
