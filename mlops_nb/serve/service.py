@@ -7,7 +7,7 @@ __all__ = ['ONE_THREAD', 'logger', 'NOTE', 'CHOICE', 'keep_quiet', 'StartError',
            'end_server', 'own_metrics_folder', 'Predictions', 'loaded', 'PredictionService', 'describe', 'TrainedImage',
            'check_contents', 'image_of', 'make_service']
 
-# %% ../../nbs/70_serve/08_service.ipynb #6caf6675
+# %% ../../nbs/70_serve/08_service.ipynb #29e2e963
 import atexit
 import logging
 import os
@@ -30,7 +30,7 @@ from bentoml.images import Image
 from ..core.errors import MlopsError
 from ..core.settings import Settings, find_project, load_settings
 from ..registry.bento_store import bento_name
-from ..registry.releases import Release, choose_model, read_release
+from ..registry.releases import Release, choose_model, read_release, released_models
 from .app import App, Application
 from .meter import SHARED
 from .openapi import openapi
@@ -173,7 +173,7 @@ def describe(release: Release) -> dict[str, Any]:
     example = as_sent(schema, examples[0]) if examples else typical_record(schema)
     return openapi(schema, example, release.document.model, arm.version)
 
-# %% ../../nbs/70_serve/08_service.ipynb #66ba1008
+# %% ../../nbs/70_serve/08_service.ipynb #36ad48ca
 class TrainedImage(Image):
     "An environment of the versions that the model was released with, and no others"
 
@@ -194,15 +194,19 @@ class TrainedImage(Image):
 def check_contents(
     source: Path,  # the Bento's copy of the project
 ) -> None:
-    "Refuse a Bento that could not serve, because its bentofile.yaml left out what it needs"
+    "Leave only the chosen model in a Bento; refuse one that lacks what it needs to serve"
     try:
         settings = load_settings(source, {})
         releases = settings.workspace.path / "releases"
-        read_release(releases, choose_model(releases, settings.serving.model or os.environ.get(CHOICE, "")))
+        model = choose_model(releases, settings.serving.model or os.environ.get(CHOICE, ""))
+        read_release(releases, model)
     except MlopsError as error:
         hint = "Keep the workspace inside the project, and list it and settings.ini under `include` in bentofile.yaml."
         message = error.message.replace(str(source), "<Bento>")
         raise StartError(f"The Bento would hold no release that can be served: {message}\n→ {hint}") from None
+    for other in released_models(releases):
+        if other != model:  # the choice of this moment goes with the Bento, the other models stay here
+            shutil.rmtree(releases / other)
 
 
 def image_of(

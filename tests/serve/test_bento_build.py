@@ -26,10 +26,11 @@ def call(folder, env, *command):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A project that holds the package's source, as this repository does, and much that a Bento should not take."""
+    """A project with the package's source, as this repository, two models, and much that a Bento should not take."""
     project = make_project(tmp_path_factory.mktemp("bento") / "project")
     shutil.copytree(ROOT / "mlops_nb", project / "mlops_nb", ignore=shutil.ignore_patterns("__pycache__"))
     release(project)
+    release(project, "account")
     for name in ("nbs/10_step.ipynb", "data/secret.csv", ".env", ".mlops/ledger.sqlite", ".mlops/objects/ab/abcd"):
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text("not for a Bento")
@@ -42,7 +43,7 @@ def project(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bento(project):
     """The Bento built from that project, in a home outside of it."""
-    env = environment(project.parent / "home")
+    env = environment(project.parent / "home", MLOPS_NB_SERVING_MODEL="churn")
     tag = call(project, env, sys.executable, "-m", "bentoml", "build", "--output", "tag").strip()
     name, _, version = tag.removeprefix("__tag__:").partition(":")
     return project.parent / "home" / "bentos" / name / version
@@ -72,6 +73,7 @@ def test_it_holds_the_release_and_the_package_and_nothing_else(bento):
     kept = {file for file in files if file.startswith(".mlops")}
     assert all(file.startswith(".mlops/releases/") and ".tmp" not in file for file in kept)
     assert {".mlops/releases/requirements.txt", ".mlops/releases/churn/current"} <= kept
+    assert not any("account" in Path(file).parts for file in kept)
     assert {Path(file).suffix for file in files if file.startswith("mlops_nb")} == {".py"}
     assert "churn" in (bento / "bento.yaml").read_text()
     assert "account balance" in (bento / "apis/openapi.yaml").read_text()
@@ -91,7 +93,7 @@ def test_a_bento_without_its_release_is_not_built(project, tmp_path):
     shutil.copytree(project / ".mlops", elsewhere)
     copy = make_project(tmp_path / "project")
     shutil.copytree(project / "mlops_nb", copy / "mlops_nb")
-    env = environment(tmp_path / "home", MLOPS_NB_WORKSPACE_PATH=str(elsewhere))
+    env = environment(tmp_path / "home", MLOPS_NB_WORKSPACE_PATH=str(elsewhere), MLOPS_NB_SERVING_MODEL="churn")
     command = [sys.executable, "-m", "bentoml", "build"]
     done = subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 1
