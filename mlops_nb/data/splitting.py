@@ -223,7 +223,7 @@ class _Splitter:
         first = np.sort(known)[place]
         return times >= first, f"by time: from {values[times == first].iloc[0]} of {quote(column)} on"
 
-# %% ../../nbs/10_data/30_splitting.ipynb #9b5cf3f0
+# %% ../../nbs/10_data/30_splitting.ipynb #acfeeb11
 def _check_parts(parts: dict[str, pd.DataFrame], profile: dict[str, Any], test_size: float, findings: Findings) -> None:
     "Refuse parts that cannot be learned from or tested on; note what is unusual"
     target, hint = profile["target"], "Use another split.by, split.column or split.test_size."
@@ -257,6 +257,15 @@ def _target_facts(part: pd.DataFrame, profile: dict[str, Any]) -> dict[str, floa
     return {name: rows.get(name, 0) for name in profile["classes"]}
 
 
+def _note_unknown(table: pd.DataFrame, profile: dict[str, Any], findings: Findings) -> None:
+    "Say which columns came into the table without the profile: nothing learns from them"
+    known = {profile["target"], *profile["features"], *profile.get("kept", ())}
+    for name in table.columns:
+        if name not in known:
+            message = f"{quote(name)} is in the table but not in the profile: it goes to neither part, and no model learns it."
+            findings.add("warning", "columns", message, str(name))
+
+
 def _note_common(parts: dict[str, pd.DataFrame], findings: Findings) -> int:
     "How many rows of the test part equal one of the training part"
     common = int(np.isin(row_hashes(parts["test"]), row_hashes(parts["train"])).sum())
@@ -267,7 +276,7 @@ def _note_common(parts: dict[str, pd.DataFrame], findings: Findings) -> int:
         findings.add("warning", "duplicates", message, rows=common)
     return common
 
-# %% ../../nbs/10_data/30_splitting.ipynb #4a3acff9
+# %% ../../nbs/10_data/30_splitting.ipynb #7bb0549d
 def split_table(
     table: pd.DataFrame,  # from `ingest`
     profile: dict[str, Any],  # from `ingest`
@@ -278,6 +287,7 @@ def split_table(
 ) -> Split:
     "A training and a test part; raises a UsageError for an unfit column, Refused if a part would be useless"
     findings = Findings(caption="How the table was split")
+    _note_unknown(table, profile, findings)
     splitter = _Splitter(table, profile, test_size, seed, findings)
     if by == "random":
         test, words = splitter.random()

@@ -54,6 +54,14 @@ def test_by_lot(size, classes, repeated, test_size, seed):
     pd.testing.assert_frame_equal(again.test, split.test)
 
 
+def test_a_column_that_the_profile_does_not_know_is_named():
+    frame = table_of(60)
+    profile = profile_of(frame)
+    split = split_table(frame.assign(ratio=1.5), profile)
+    assert "ratio" not in split.train and "ratio" in str(split.findings)
+    assert "profile" not in str(split_table(frame, profile).findings)
+
+
 def test_classes_are_in_proportion():
     frame = table_of(1000, ["a"] * 8 + ["b"] * 2)
     split = split_table(frame, profile_of(frame), test_size=0.2, seed=3)
