@@ -61,7 +61,7 @@ def start_writer(settings: Settings) -> subprocess.Popen[bytes]:
             start_new_session=True,
         )
 
-# %% ../../nbs/40_track/06_mirror.ipynb #21c6c33c
+# %% ../../nbs/40_track/06_mirror.ipynb #15f4258f
 WAIT = 60.0  # seconds to wait at the end of a command
 SILENT = 1.0  # seconds of these without a word
 
@@ -106,6 +106,8 @@ class Mirror:
         try:
             if self._wait(min(SILENT, wait)):
                 return True
+            if wait <= SILENT:
+                return False
             say("Writing W&B runs ...")
             return self._wait(wait - SILENT)
         except KeyboardInterrupt:  # whoever waits may leave; the writer goes on
@@ -150,7 +152,7 @@ def report(answer: dict[str, Any]) -> str:
         return f"W&B runs of some steps were not written: {'; '.join(answer['problems'])}."
     return ""
 
-# %% ../../nbs/40_track/06_mirror.ipynb #0f6b0547
+# %% ../../nbs/40_track/06_mirror.ipynb #ccfc4470
 _mirrors: dict[str, Mirror] = {}
 
 
@@ -188,7 +190,8 @@ def run_finished(run: dict[str, Any], settings: Settings) -> None:
     mirror = _mirrors.pop(run["run"], None)
     if mirror is not None and not mirror.broken:
         with _harmless(mirror):
-            if words := report(mirror.finish() or {"problems": []}):
+            patience = SILENT if run["status"] == "interrupted" else WAIT  # who pressed Ctrl-C wants to leave
+            if words := report(mirror.finish(patience) or {"problems": []}):
                 say(words)
 
 # %% ../../nbs/40_track/06_mirror.ipynb #48a54ef9
