@@ -254,7 +254,7 @@ def _models(run: Mapping[str, Any], versions: Sequence[Mapping[str, Any]]) -> st
             words.append(" ".join([version["name"], str(version["version"]), *aliases]))
     return ", ".join(words)
 
-# %% ../../nbs/40_track/05_tables.ipynb #bc59cef7
+# %% ../../nbs/40_track/05_tables.ipynb #75fb47da
 def _repeats(runs: Sequence[dict[str, Any]], champions: set[str]) -> list[tuple[dict[str, Any], int]]:
     "Each result once, with how many runs had it: the champion's run, else the first that had it"
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -279,7 +279,7 @@ def leaderboard_table(
     names, base = differing([run for run, _ in shown]), _base([run for run, _ in ranked], champions, name)
     rows = [
         {
-            "#": place,
+            "#": None if name and name not in run.get("metrics", {}) else place,
             "run": run["run"],
             "runs": f"×{count}" if count > 1 else None,
             "pipeline": run["pipeline"] if len(pipelines) > 1 else None,
