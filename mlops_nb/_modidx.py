@@ -1031,6 +1031,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'mlops_nb/data/splitting.py'),
                                          'mlops_nb.data.splitting._note_common': ( '10_data/splitting.html#_note_common',
                                                                                    'mlops_nb/data/splitting.py'),
+                                         'mlops_nb.data.splitting._note_unknown': ( '10_data/splitting.html#_note_unknown',
+                                                                                    'mlops_nb/data/splitting.py'),
                                          'mlops_nb.data.splitting._target_facts': ( '10_data/splitting.html#_target_facts',
                                                                                     'mlops_nb/data/splitting.py'),
                                          'mlops_nb.data.splitting._times': ('10_data/splitting.html#_times', 'mlops_nb/data/splitting.py'),

@@ -89,7 +89,7 @@ def test_several_models_and_no_choice(tmp_path, served_project, monkeypatch):
     release(project, model="income")
     text = in_process(project, monkeypatch)
     assert "churn, income" in text
-    assert "MLOPS_NB_SERVING_MODEL=churn" in text
+    assert "MLOPS_NB_SERVING_MODEL=income" in text
     assert "Did you mean 'income'?" in in_process(project, monkeypatch, MLOPS_NB_SERVING_MODEL="incme")
 
 
