@@ -13,6 +13,8 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
@@ -135,3 +137,16 @@ def wait_ready(server: subprocess.Popen, address: str, log: Path, seconds: float
         except OSError:
             time.sleep(0.2)
     raise AssertionError(f"bentoml serve was not ready after {seconds} s:\n{log.read_text()[-4000:]}")
+
+
+@contextlib.contextmanager
+def memory_disk(place: Path, size: str):
+    """A file system in memory, mounted at `place`; the test is skipped where mounting is not permitted."""
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no permission to mount a small file system")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)

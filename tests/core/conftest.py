@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import memory_disk
 
 from mlops_nb.core.settings import load_settings
 
@@ -13,17 +14,8 @@ from mlops_nb.core.settings import load_settings
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 512 kB in memory; `fill` leaves no free byte, `read_only` makes it read-only."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(place)]
-    try:
-        made = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        made = False
-    if not made:
-        pytest.skip("no permission to mount a small file system")
-    yield SmallDisk(place)
-    subprocess.run(["umount", str(place)], check=True)
+    with memory_disk(tmp_path / "disk", "512k") as place:
+        yield SmallDisk(place)
 
 
 class SmallDisk:

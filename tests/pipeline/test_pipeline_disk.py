@@ -5,22 +5,14 @@ import subprocess
 
 import pytest
 from pipeline_support import Project, finish, gives, states
+from support import memory_disk
 
 
 @pytest.fixture
 def disk(tmp_path):
     """A file system of 4 MB in memory."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
-    try:
-        made = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        made = False
-    if not made:
-        pytest.skip("no permission to mount a small file system")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    with memory_disk(tmp_path / "disk", "4m") as place:
+        yield place
 
 
 def fill(place):
