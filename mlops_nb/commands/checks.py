@@ -116,7 +116,7 @@ def check_kernel(settings: Settings, fix: bool) -> Iterator[Finding]:
 
     from jupyter_client.manager import KernelManager
 
-    from mlops_nb.notebook.execution import CurrentInterpreter
+    from mlops_nb.notebook.client import CurrentInterpreter
 
     start = time.monotonic()
     manager = KernelManager(kernel_spec_manager=CurrentInterpreter())

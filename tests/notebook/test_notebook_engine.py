@@ -13,7 +13,7 @@ import pytest
 from step_files import text_of, write_notebook
 
 from mlops_nb.core.errors import StorageError
-from mlops_nb.notebook import execution
+from mlops_nb.notebook import client, saving
 from mlops_nb.notebook.engine import execute_step
 
 RUNNER = """
@@ -31,11 +31,18 @@ def private_jupyter(tmp_path, monkeypatch):
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
 
 
+@pytest.fixture(params=["fork", "kernel"])
+def engine(request):
+    """Every test that runs a step does so in a forked kernel and in an ordinary one."""
+    return request.param
+
+
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, engine):
     """Execute cells as a step; result and executed notebook."""
 
     def execute(*cells, parameters=None, **options):
+        options = {"engine": engine, **options}
         path = write_notebook(tmp_path / "40_train.ipynb", *cells)
         before = path.read_bytes()
         result = execute_step(path, tmp_path / "out.ipynb", parameters or {}, cwd=tmp_path, **options)
@@ -46,9 +53,16 @@ def run(tmp_path):
 
 
 def no_kernels(seconds=10):
-    """Whether all children of this process are gone, soon."""
-    _, alive = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=seconds)
-    return not [process for process in alive if "ipykernel" in " ".join(process.cmdline())]
+    """Whether all kernels below this process are gone, soon: each leads a session, which a template does not."""
+    kernels = [child for child in psutil.Process().children(recursive=True) if leads_a_session(child)]
+    return not psutil.wait_procs(kernels, timeout=seconds)[1]
+
+
+def leads_a_session(process):
+    try:
+        return os.getsid(process.pid) == process.pid
+    except ProcessLookupError:
+        return False
 
 
 def untagged(source):
@@ -169,7 +183,7 @@ def test_a_full_disk_stops_the_step_and_its_kernel(run, monkeypatch):
         calls.append(arguments)
         raise StorageError("out.ipynb cannot be written: the disk is full.", "Free some space.")
 
-    monkeypatch.setattr(execution, "write_notebook", full)
+    monkeypatch.setattr(saving, "write_notebook", full)
     with pytest.raises(StorageError, match="disk is full"):
         run("x = 1", "import time; time.sleep(60)")
     assert calls
@@ -277,9 +291,9 @@ def test_saving_takes_a_small_share_of_the_time(monkeypatch):
         writes.append(clock[0])
         clock[0] += 0.5
 
-    monkeypatch.setattr(execution.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(execution, "write_notebook", slow_write)
-    saver = execution.Saver("out.ipynb")
+    monkeypatch.setattr(saving.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(saving, "write_notebook", slow_write)
+    saver = saving.Saver("out.ipynb")
     while clock[0] < 100:
         saver.save({})
         clock[0] += 0.1
@@ -289,7 +303,7 @@ def test_saving_takes_a_small_share_of_the_time(monkeypatch):
 
 
 def test_a_kernel_that_does_not_start_is_told(run, monkeypatch):
-    monkeypatch.setattr(execution, "BOOT", "raise SystemExit('no module named mlops_nb')  # {!r}")
+    monkeypatch.setattr(client, "BOOT", "raise SystemExit('no module named mlops_nb')  # {!r}")
     result, _ = run("x = 1")
     error = result["error"]
     assert error["type"] == "KernelDied" and error["message"].startswith("The kernel did not start: ")

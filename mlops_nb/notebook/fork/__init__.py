@@ -1,0 +1,1 @@
+"""A kernel per notebook, forked from a process that has imported what it needs."""
