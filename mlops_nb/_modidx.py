@@ -1826,6 +1826,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                 'mlops_nb/notebook/fork/execution.py'),
                                                   'mlops_nb.notebook.fork.execution.ForkClient.exit_status': ( '20_notebook/fork_execution.html#forkclient.exit_status',
                                                                                                                'mlops_nb/notebook/fork/execution.py'),
+                                                  'mlops_nb.notebook.fork.execution.ForkClient.output': ( '20_notebook/fork_execution.html#forkclient.output',
+                                                                                                          'mlops_nb/notebook/fork/execution.py'),
                                                   'mlops_nb.notebook.fork.execution.ForkClient.run_cell': ( '20_notebook/fork_execution.html#forkclient.run_cell',
                                                                                                             'mlops_nb/notebook/fork/execution.py'),
                                                   'mlops_nb.notebook.fork.execution.ForkClient.running_kernel': ( '20_notebook/fork_execution.html#forkclient.running_kernel',

@@ -6,7 +6,7 @@
 __all__ = ['LOOK', 'BOOT', 'LONGEST', 'PREFIX', 'OWNER', 'GRACE', 'KernelNotStarted', 'StepClient', 'MemoryWatch', 'memory_of',
            'CurrentInterpreter', 'remove_abandoned', 'private_folder', 'OrdinaryClient']
 
-# %% ../../nbs/20_notebook/10_client.ipynb #9dfc4faf
+# %% ../../nbs/20_notebook/10_client.ipynb #1339787f
 import json
 import math
 import os
@@ -24,7 +24,7 @@ from typing import Any
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from nbformat import NotebookNode
+from nbformat import NotebookNode, from_dict
 from papermill.clientwrap import PapermillNotebookClient
 
 from ..core.errors import ARROW
@@ -32,7 +32,7 @@ from ..core.locks import ProcessIdentity
 from .ends import crashed_line, death, memory_death, out_of_memory_kills
 from .saving import Overflow, StepManager
 
-# %% ../../nbs/20_notebook/10_client.ipynb #0b7a4804
+# %% ../../nbs/20_notebook/10_client.ipynb #fbd49a08
 class KernelNotStarted(RuntimeError):
     "No cell was run, because the kernel did not come up"
 
@@ -121,16 +121,16 @@ class StepClient(PapermillNotebookClient):
     def process_message(self, msg: dict[str, Any], cell: NotebookNode, cell_index: int) -> NotebookNode | None:
         "Take a message of the kernel; what is too much for a notebook goes to a file"
         number, content = self.nb_man.numbers[cell_index][0], msg["content"]
+        first, base = False, super().process_message
         if msg["msg_type"] == "stream":
             content["text"], first = self.overflow.text(number, content["text"])
-            if first:
-                note = {"output_type": "display_data", "metadata": {}, "data": self.overflow.text_note(number)}
-                cell.outputs.append(NotebookNode(note))
-            if not content["text"]:
-                return None
         elif msg["msg_type"] in ("display_data", "execute_result"):
             content["data"] = self.overflow.data(number, content["data"])
-        return super().process_message(msg, cell, cell_index)
+        shown = base(msg, cell, cell_index) if content.get("text", "some") else None
+        if first:
+            note = {"output_type": "display_data", "metadata": {}, "data": self.overflow.text_note(number)}
+            cell.outputs.append(from_dict(note))
+        return shown
 
 # %% ../../nbs/20_notebook/10_client.ipynb #8ff4c62c
 LOOK = 0.1  # seconds between two looks
@@ -184,8 +184,8 @@ def _kill_group(group: int | None) -> None:
     with suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
 
-# %% ../../nbs/20_notebook/10_client.ipynb #b75f2875
-BOOT = "import sys; sys.path.insert(0, {!r}); from mlops_nb.notebook.kernel import main; sys.path.pop(0); main()"
+# %% ../../nbs/20_notebook/10_client.ipynb #fe097be6
+BOOT = "import sys; sys.path[0] = {!r}; from mlops_nb.notebook.kernel import main; sys.path.pop(0); main()"
 
 
 class CurrentInterpreter(KernelSpecManager):

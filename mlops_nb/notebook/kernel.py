@@ -39,7 +39,7 @@ def die_with_parent() -> None:
     if os.getppid() != int(os.environ.get("JPY_PARENT_PID", os.getppid())):
         os._exit(1)
 
-# %% ../../nbs/20_notebook/07_kernel.ipynb #bc6df773
+# %% ../../nbs/20_notebook/07_kernel.ipynb #33a4fcc3
 def cell_line(
     frames: TracebackType | None,  # of an exception
 ) -> int | None:
@@ -60,6 +60,9 @@ class StepShell(ZMQInteractiveShell):
         if line:
             shown.append(f"Cell In[{self.execution_count}], line {line}")
         super()._showtraceback(etype, evalue, shown)
+
+
+StepShell.__name__ = ZMQInteractiveShell.__name__  # by which many a library knows that it runs in a notebook
 
 
 class StepKernel(IPythonKernel):

@@ -33,8 +33,8 @@ def can_fork() -> bool:
         return False
     return True
 
-# %% ../../../nbs/20_notebook/35_fork_client.ipynb #68c376d7
-BOOT = "import sys; sys.path.insert(0, {!r}); from mlops_nb.notebook.fork.template import main; sys.path.pop(0); main()"
+# %% ../../../nbs/20_notebook/35_fork_client.ipynb #0a3ccc39
+BOOT = "import sys; sys.path[0] = {!r}; from mlops_nb.notebook.fork.template import main; sys.path.pop(0); main()"
 SEEDS = 2**32
 
 
@@ -91,7 +91,6 @@ def start_templates(
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     root, seed = str(Path(sys.modules["mlops_nb"].__file__ or "").parents[1]), hash_seed(environment)
     variables = {**environment, "IPYTHONDIR": str(folder), "PYTHONHASHSEED": seed, "OMP_WAIT_POLICY": "PASSIVE"}
-    variables.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     command = [sys.executable, "-c", BOOT.format(root), str(theirs.fileno())]
     process = subprocess.Popen(command, env=variables, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
     theirs.close()

@@ -64,7 +64,7 @@ def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
             output.text = "".join(pieces)
     return found
 
-# %% ../../../nbs/20_notebook/36_fork_execution.ipynb #cc070d33
+# %% ../../../nbs/20_notebook/36_fork_execution.ipynb #cef40e5c
 class _Kernel:
     "What nbclient's output widgets need to know of a kernel's client"
 
@@ -160,6 +160,24 @@ class ForkClient(StepClient):
                 else:
                     self.process_message(message, cell, cell_index)
             end = self._wait(end, timeout, cell)
+
+    def output(
+        self, outs: list[NotebookNode], msg: dict[str, Any], display_id: str | None, cell_index: int
+    ) -> NotebookNode | None:
+        "Put a message among the outputs of its cell, as nbclient does"
+        if hooks := self.output_hook_stack[msg["parent_header"].get("msg_id")]:
+            hooks[-1].output(outs, msg, display_id, cell_index)
+            return None
+        if (output := output_of(msg)) is None:
+            return None
+        if self.clear_before_next_output:
+            outs.clear()
+            self.clear_display_id_mapping(cell_index)
+            self.clear_before_next_output = False
+        if display_id:
+            self._display_id_map.setdefault(display_id, {}).setdefault(cell_index, []).append(len(outs))
+        outs.append(output)
+        return output
 
     def _stream(self, printed: tuple[str, str], header: dict[str, Any]) -> dict[str, Any]:
         content = {"name": printed[0], "text": printed[1]}

@@ -91,7 +91,7 @@ class TextBuffer:
             if not self.pieces:
                 self.wake.clear()
 
-# %% ../../../nbs/20_notebook/31_fork_streams.ipynb #56bf8062
+# %% ../../../nbs/20_notebook/31_fork_streams.ipynb #b143af0d
 class KernelStream(io.TextIOBase):
     "stdout or stderr of a kernel"
 
@@ -99,7 +99,7 @@ class KernelStream(io.TextIOBase):
 
     def __init__(self, buffer: TextBuffer, name: str, descriptor: int):
         self._buffer, self._stream, self._descriptor = buffer, name, descriptor
-        self.name = f"<{name}>"
+        self.name = name
 
     def write(self, text: str) -> int:
         "Take text"
