@@ -57,6 +57,8 @@ class Command(NamedTuple):
     examples: tuple[tuple[str, str], ...] = ()
     "Command lines, each with the words that explain it"
     notes: str = ""
+    raw: bool = False
+    "Whether the words are handed on as they are"
 
 # %% ../../nbs/95_cli/01_grammar.ipynb #71146194
 COMMON = (
@@ -87,6 +89,8 @@ def parse(
     words: list[str],  # what follows the command's name
 ) -> Any:  # a namespace with one attribute for each argument and option
     "The values that a command line gives to a command"
+    if command.raw:
+        return SimpleNamespace(words=words)
     values: dict[str, Any] = {argument.name.lower(): None for argument in command.arguments}
     values |= {option.name: [] if option.many else None if option.value else False for option in command.options}
     given, places = _split(command, words)

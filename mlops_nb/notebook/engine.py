@@ -182,8 +182,8 @@ def execute_step(
 def _run(
     papermill: Any, source: Any, parameters: dict[str, Any], execution: Any, notebook: str
 ) -> dict[str, Any] | None:
-    from mlops_nb.notebook.executed import first_error
     from mlops_nb.notebook.client import KernelNotStarted
+    from mlops_nb.notebook.executed import first_error
 
     options = {"engine_name": "mlops_nb", "kernel_name": "python3", "language": "python", "progress_bar": False}
     with _quiet():

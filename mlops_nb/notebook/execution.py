@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ENGINES', 'Execution', 'plain_execution', 'chosen_engine', 'run_notebook']
 
-# %% ../../nbs/20_notebook/37_execution.ipynb #80830109
+# %% ../../nbs/20_notebook/37_execution.ipynb #a2c391ae
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,8 @@ from nbformat import NotebookNode, from_dict
 from papermill.log import logger
 
 from ..core.errors import UsageError
-from .client import OrdinaryClient, StepClient, private_folder
+from .client import OrdinaryClient, StepClient
+from .folder import private_folder
 from .fork.client import can_fork
 from .redact import Redactor, environment_secrets
 from .saving import Progress, Saver, StepManager

@@ -91,7 +91,13 @@ def _numbers(nb: NotebookNode) -> list[tuple[int, str]]:
 
 # %% ../../nbs/20_notebook/09_saving.ipynb #5950071e
 MOST = 5_000_000  # bytes of output that a cell keeps
-SUFFIXES = {"text/html": "html", "image/svg+xml": "svg", "text/latex": "tex", "text/markdown": "md", "application/json": "json"}
+SUFFIXES = {
+    "text/html": "html",
+    "image/svg+xml": "svg",
+    "text/latex": "tex",
+    "text/markdown": "md",
+    "application/json": "json",
+}
 
 
 def megabytes(size: int) -> str:

@@ -54,7 +54,20 @@ def is_particular(
 
 # %% ../../../nbs/20_notebook/33_fork_imports.ipynb #8105e834
 NEVER = {
-    *("wandb", "mlflow", "torch", "tensorflow", "jax", "ray", "dask", "distributed", "pyspark", "grpc", "cupy", "gevent"),
+    *(
+        "wandb",
+        "mlflow",
+        "torch",
+        "tensorflow",
+        "jax",
+        "ray",
+        "dask",
+        "distributed",
+        "pyspark",
+        "grpc",
+        "cupy",
+        "gevent",
+    ),
     *("antigravity", "this", "idlelib", "tkinter", "turtle", "readline", "debugpy", "IPython", "ipykernel", "__main__"),
 }
 INSTALLED = {"site-packages", "dist-packages"}
@@ -106,7 +119,7 @@ def import_early(
         before = footprint()
         try:
             __import__(module)
-        except BaseException:  # noqa: BLE001 -- the notebook will meet the same error, and tell it
+        except BaseException:
             continue
         if footprint() != before:
             return module

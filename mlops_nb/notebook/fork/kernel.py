@@ -17,7 +17,6 @@ import types
 from typing import Any
 
 from jupyter_client.session import Session
-from traitlets import Type
 from traitlets.config import Config
 
 from .streams import Streams
@@ -36,9 +35,9 @@ def _without_debugger() -> None:
 
 _without_debugger()
 
-from ipykernel.kernelapp import IPKernelApp  # noqa: E402
+from ipykernel.kernelapp import IPKernelApp
 
-from ..kernel import StepKernel  # noqa: E402
+from ..kernel import StepKernel
 
 # %% ../../../nbs/20_notebook/32_fork_kernel.ipynb #1a0cdb55
 FIELDS = ("header", "msg_id", "msg_type", "parent_header", "metadata", "content")

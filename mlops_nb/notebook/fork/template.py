@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['THREAD_VARIABLES', 'ONE_THREAD', 'INLINE', 'LATE', 'DEFAULT_SIGNALS', 'IRRELEVANT', 'IRRELEVANT_PREFIXES',
-           'threads_for', 'Descriptors', 'environment_key', 'Child', 'Prepared', 'Template', 'main']
+           'threads_for', 'Descriptors', 'environment_key', 'Child', 'Prepared', 'Template', 'fork_quietly', 'main']
 
 # %% ../../../nbs/20_notebook/34_fork_template.ipynb #4b9fa4ea
 import gc
@@ -153,7 +153,7 @@ def _thread_controller() -> Any:
         return None
     return ThreadpoolController()
 
-# %% ../../../nbs/20_notebook/34_fork_template.ipynb #f0dca078
+# %% ../../../nbs/20_notebook/34_fork_template.ipynb #3cedceca
 class Child(NamedTuple):
     "A kernel that was forked here"
 
@@ -229,7 +229,7 @@ class Template:
 
     def fork_kernel(self, job: dict[str, Any], given: Descriptors) -> None:
         "Fork a kernel"
-        parent, pid = os.getpid(), _fork()
+        parent, pid = os.getpid(), fork_quietly()
         if pid == 0:
             try:
                 self._forget()
@@ -283,7 +283,7 @@ class Template:
     def fork_prepared(self, environment: dict[str, str]) -> Prepared:
         "Fork a template that will import packages"
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        parent, pid = os.getpid(), _fork()
+        parent, pid = os.getpid(), fork_quietly()
         if pid == 0:
             try:
                 ours.close()
@@ -347,7 +347,8 @@ class Template:
             prepared.control.close()
 
 
-def _fork() -> int:
+def fork_quietly() -> int:
+    "`os.fork`, without the warning that this process might have threads: it has none"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
