@@ -53,6 +53,12 @@ class Uses:
         self.shared: set[str] = set()  # names declared `global`
         self.dynamic = False  # does it reach code by names that cannot be read?
 
+    def document(self) -> dict[str, Any]:
+        "What is used, fit for JSON"
+        found = {kind: sorted(getattr(self, kind)) for kind in ("names", "targets", "mentions", "runs", "stars")}
+        imports = {name: sorted(targets) for name, targets in self.imports.items()}
+        return {**found, "imports": imports, "dynamic": self.dynamic}
+
     def visit(self, node: ast.AST) -> None:
         "Collect what `node` uses"
         _VISITORS.get(type(node), _children)(self, node)

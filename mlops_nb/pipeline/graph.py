@@ -8,6 +8,7 @@ __all__ = ['pipeline_names', 'pipeline_folder', 'Pipeline', 'load_pipeline']
 # %% ../../nbs/30_pipeline/09_graph.ipynb #d4cd513b
 import pathlib
 from collections.abc import Iterable
+from heapq import heappop, heappush
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -40,18 +41,25 @@ class Pipeline(NamedTuple):
     name: str
     folder: pathlib.Path
     steps: dict[str, StepSource]  # each after all that it needs
-    edges: dict[str, list[str]]  # step -> the steps that it needs
+    edges: dict[str, list[str]]  # step -> the steps that it needs; in the same order
 
-    def upstream(self, name: str) -> set[str]:
-        "All steps that a step needs, directly or not"
+    def upstream(self, *names: str) -> set[str]:
+        "All steps that some steps need, directly or not"
         found: set[str] = set()
-        for other in self.edges[name]:
-            found |= {other} | self.upstream(other)
+        todo = [other for name in names for other in self.edges[name]]
+        while todo:
+            if (name := todo.pop()) not in found:
+                found.add(name)
+                todo += self.edges[name]
         return found
 
     def downstream(self, name: str) -> set[str]:
         "All steps that need a step, directly or not"
-        return {other for other in self.steps if name in self.upstream(other)}
+        found: set[str] = set()
+        for other, needed in self.edges.items():
+            if not found.isdisjoint(needed) or name in needed:
+                found.add(other)
+        return found
 
 
 def _missing(step: StepSource, need: Need, steps: dict[str, StepSource]) -> UsageError:
@@ -106,12 +114,18 @@ def _refuse_circle(steps: dict[str, StepSource], edges: dict[str, list[str]], le
 
 def _ordered(steps: dict[str, StepSource], edges: dict[str, list[str]]) -> list[str]:
     "The steps' names, each after what it needs"
-    order: list[str] = []
-    while len(order) < len(steps):
-        ready = [name for name in steps if name not in order and set(edges[name]) <= set(order)]
-        if not ready:
-            raise _refuse_circle(steps, edges, set(steps) - set(order))
-        order.append(ready[0])
+    names, order = list(steps), []
+    waiting = {name: set(edges[name]) for name in names}
+    ready = [place for place, name in enumerate(names) if not waiting[name]]
+    while ready:
+        order.append(names[heappop(ready)])
+        for place, name in enumerate(names):
+            if order[-1] in waiting[name]:
+                waiting[name].remove(order[-1])
+                if not waiting[name]:
+                    heappush(ready, place)
+    if len(order) < len(names):
+        raise _refuse_circle(steps, edges, set(names) - set(order))
     return order
 
 
@@ -123,4 +137,5 @@ def load_pipeline(
     folder = pipeline_folder(settings, name)
     steps = {step.name: step for step in read_pipeline(folder)}
     edges = _edges(steps)
-    return Pipeline(name, folder, {step: steps[step] for step in _ordered(steps, edges)}, edges)
+    order = _ordered(steps, edges)
+    return Pipeline(name, folder, {step: steps[step] for step in order}, {step: edges[step] for step in order})

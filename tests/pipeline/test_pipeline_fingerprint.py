@@ -28,7 +28,7 @@ def reached(project, code, **modules):
     for name, text in modules.items():
         parts = name.split("__")
         project.file("/".join([*parts[:-1], parts[-1] or "__init__"]) + ".py", text)
-    return reach(Sources(project.folder), uses_of(ast.parse(code).body, main=True))
+    return reach(Sources(project.folder), uses_of(ast.parse(code).body, main=True).document())
 
 
 def names(found):

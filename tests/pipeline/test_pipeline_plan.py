@@ -206,7 +206,9 @@ def test_installation(project, site, tmp_path, monkeypatch):
 def test_python_and_format(project, monkeypatch):
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     with monkeypatch.context() as patch:
-        patch.setattr(fingerprint, "sys", SimpleNamespace(version_info=SimpleNamespace(major=3, minor=99)))
+        patch.setattr(
+            fingerprint, "sys", SimpleNamespace(version="3.99", version_info=SimpleNamespace(major=3, minor=99))
+        )
         found = reasons(project)
         assert found["ingest"] == [f"python {here} -> 3.99"]
         assert found["train"] == [f"python {here} -> 3.99", "waits for ingest"]

@@ -20,7 +20,7 @@ def reached(project, code, **modules):
     for name, text in modules.items():
         parts = name.split("__")
         project.file("/".join([*parts[:-1], parts[-1] or "__init__"]) + ".py", text)
-    return sorted(reach(Sources(project.folder), uses_of(ast.parse(code).body, main=True)).definitions)
+    return sorted(reach(Sources(project.folder), uses_of(ast.parse(code).body, main=True).document()).definitions)
 
 
 @pytest.mark.parametrize(
