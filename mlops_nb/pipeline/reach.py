@@ -19,7 +19,7 @@ from .modules import module_facts
 from .statcache import Looks, StatCache
 
 # %% ../../nbs/30_pipeline/04_reach.ipynb #ea5047bb
-FACTS = 2  # raised when `module_facts` says something new
+FACTS = 3  # raised when `module_facts` says something new
 COMPUTING_ROOMS = ("mlops_nb.data", "mlops_nb.model")
 _INSTALLED = {"site-packages", "dist-packages"}
 
@@ -262,27 +262,35 @@ def _mentioned(walk: Walk, path: str) -> None:
 
 # %% ../../nbs/30_pipeline/04_reach.ipynb #b8217acc
 def _use(walk: Walk, module: str, facts: dict[str, Any], uses: Mapping[str, Any]) -> list[str]:
-    "Go to everything that a definition uses; the paths that are not local"
-    foreign = [path for path in uses["targets"] if not _follow(walk, path)]
+    "Go to everything that a definition uses; what its names stand for by imports"
+    origins = {path for path in uses["targets"] if not _follow(walk, path)}
     for name in uses["names"]:
         head, dot, rest = name.partition(".")
         if head in facts["definitions"]:
             walk.go(module, head)
-        foreign += [path for path in facts["imports"].get(head, ()) if not _follow(walk, path + dot + rest)]
-        _star(walk, facts, head)
+        for path in facts["imports"].get(head, ()):
+            _follow(walk, path + dot + rest)
+        origins |= _origins(facts, head, _stars(walk, facts, head))
     for path in uses["mentions"]:
         _mentioned(walk, path)
     for path in uses["runs"]:
         _run(walk, path)
-    return sorted(foreign)
+    return sorted(origins)
 
 
-def _star(walk: Walk, facts: dict[str, Any], name: str) -> bool:
-    "Go to a name wherever it may have come from with `from x import *`; False if none of these modules has it"
+def _stars(walk: Walk, facts: dict[str, Any], name: str) -> list[str]:
+    "Go to a name wherever it may have come from with `from x import *`: to the modules that have it"
     having = [module for module in facts["stars"] if _has(walk, module, name, set())]
     for module in having:
         walk.go(module, name)
-    return bool(having)
+    return having
+
+
+def _origins(facts: dict[str, Any], name: str, having: list[str]) -> set[str]:
+    "What a name stands for by the imports of a module; where it has several origins, also in which order"
+    paths = facts["imports"].get(name, ())
+    several = len(paths) + len(having) + (name in facts["definitions"]) > 1
+    return {f"{name} = {path}" for path in paths} | ({f"{name} in {facts.get('order')}"} if several else set())
 
 
 def _has(walk: Walk, module: str, name: str, seen: set[str]) -> bool:
@@ -310,6 +318,8 @@ def _look(walk: Walk, module: str, name: str) -> None:
     lazy = _lazy(walk, facts, name)
     if lazy and name not in facts["definitions"]:
         _follow(walk, lazy)
+        if not is_plumbing(module):
+            _record(walk, module, name, [digest(lazy)])
     elif not is_plumbing(module):
         walk.reached.files[module] = walk.sources.files[module]
         if module not in walk.entered:
@@ -347,27 +357,32 @@ def _imported_as(facts: dict[str, Any], name: str) -> list[str]:
 
 
 def _look_up(walk: Walk, module: str, facts: dict[str, Any], name: str) -> None:
+    having = [] if name in ("", "*") or name.startswith("__") else _stars(walk, facts, name)
+    origins = sorted(_origins(facts, name, having))
     if name in facts["definitions"]:
-        _take(walk, module, facts, name)
+        _take(walk, module, facts, name, origins)
+    elif origins or having:
+        _record(walk, module, name, [digest(*origins, *having)])
     for path in facts["imports"].get(name, ()):
         _follow(walk, path)
-    known = name in facts["definitions"] or name in facts["imports"]
-    if name == "*" or (name and not name.startswith("__") and not _star(walk, facts, name) and not known):
+    known = name in facts["definitions"] or origins or having or name.startswith("__")
+    if name == "*" or (name and not known):
         for every in [*facts["definitions"], *facts["imports"]]:
             walk.go(module, every)
 
 
-def _take(walk: Walk, module: str, facts: dict[str, Any], name: str) -> None:
-    "Record a definition"
+def _take(walk: Walk, module: str, facts: dict[str, Any], name: str, origins: list[str]) -> None:
+    "Take in a definition"
     definition = facts["definitions"][name]
-    foreign = _use(walk, module, facts, definition)
-    package = walk.sources.files[module].name == "__init__.py"
-    place = f"{module}.__init__" if package else module
-    walk.reached.definitions[f"{place}:{name}"] = (
-        digest(definition["hash"], *foreign) if foreign else definition["hash"]
-    )
+    _record(walk, module, name, [definition["hash"], *_use(walk, module, facts, definition), *origins])
     if definition["dynamic"]:
         walk.go(module, "*")
+
+
+def _record(walk: Walk, module: str, name: str, counts: list[str]) -> None:
+    "Enter what counts of a name: one hash as it is, several as the hash of all"
+    place = f"{module}.__init__" if walk.sources.files[module].name == "__init__.py" else module
+    walk.reached.definitions[f"{place}:{name}"] = counts[0] if len(counts) == 1 else digest(*counts)
 
 # %% ../../nbs/30_pipeline/04_reach.ipynb #b0e6a77d
 def reach(
