@@ -48,11 +48,13 @@ def lint(values: Any, screen: Terminal) -> Answer:
     "`mlops-nb lint [PIPELINE] [--fix]`"
     from mlops_nb.notebook.lint import lint_pipeline
     from mlops_nb.pipeline.graph import pipeline_folder, pipeline_names
+    from mlops_nb.pipeline.lint import dynamic_code
 
     settings = load_settings()
     names = [values.pipeline] if values.pipeline else pipeline_names(settings)
     folders = [pipeline_folder(settings, name) for name in names]
     found = [finding for folder in folders for finding in lint_pipeline(folder, fix=values.fix)]
+    found += [finding for name in names for finding in dynamic_code(settings, name)]
     document = {"schema": 1, "pipelines": names, "findings": [finding._asdict() for finding in found]}
     code = int(any(finding.level == "error" for finding in found))
     return Answer(document, lambda screen: _tell_findings(screen, names, found), code)

@@ -73,13 +73,13 @@ class Uses:
         self.runs: set[str] = set()  # modules that an import statement runs
         self.stars: set[str] = set()  # modules of `from x import *`
         self.shared: set[str] = set()  # names declared `global`
-        self.dynamic = False  # does it reach code by names that cannot be read?
+        self.dynamic: list[tuple[int, str]] = []  # lines that reach code by names that cannot be read, and how
 
     def document(self) -> dict[str, Any]:
         "What is used, fit for JSON"
         found = {kind: sorted(getattr(self, kind)) for kind in ("names", "targets", "mentions", "runs", "stars")}
         imports = {name: sorted(targets) for name, targets in self.imports.items()}
-        return {**found, "imports": imports, "dynamic": self.dynamic}
+        return {**found, "imports": imports, "dynamic": sorted(set(self.dynamic))}
 
     def visit(self, node: ast.AST) -> None:
         "Collect what `node` uses"
@@ -108,6 +108,10 @@ def _children(uses: Uses, node: ast.AST) -> None:
     uses.visit_all(ast.iter_child_nodes(node))
 
 # %% ../../nbs/30_pipeline/02_definitions.ipynb #5be922a2
+_RUNNING = {"exec", "eval", "globals", "__import__"}  # built in; as a method of something, they are something else
+_LOADING = {"import_module", "run_module", "run_path", "exec_module", "load_module", "spec_from_file_location"}
+
+
 def dotted(node: ast.AST) -> str | None:
     "`a.b.c` of a chain of attributes that starts at a name"
     names = []
@@ -121,7 +125,8 @@ def dotted(node: ast.AST) -> str | None:
 def _name(uses: Uses, node: ast.Name) -> None:
     if isinstance(node.ctx, ast.Load):
         uses.names.add(node.id)
-        uses.dynamic |= node.id in ("globals", "exec", "eval", "__import__")
+        if node.id in _RUNNING | _LOADING:
+            uses.dynamic.append((node.lineno, node.id))
     else:
         uses.bound.add(node.id)
 
@@ -132,7 +137,9 @@ def _attribute(uses: Uses, node: ast.Attribute) -> None:
     if name is None:
         return _children(uses, node)
     uses.names.add(name)
-    uses.dynamic |= name.startswith("sys.modules")
+    first, _, last = name.rpartition(".")
+    if last in _LOADING or name.startswith("sys.modules") or (first == "builtins" and last in _RUNNING):
+        uses.dynamic.append((node.lineno, name))
 
 # %% ../../nbs/30_pipeline/02_definitions.ipynb #4e858045
 _TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -176,9 +183,9 @@ def _call(uses: Uses, node: ast.Call) -> None:
     if function == "getattr" and (attribute := _literal(node, 1)) and (owner := dotted(node.args[0])):
         uses.names.add(f"{owner}.{attribute}")
         uses.visit_all(node.args[2:])
-    elif function in ("import_module", "__import__"):
+    elif function in ("import_module", "__import__", "run_module"):
         module = _imported(uses, node)
-        uses.dynamic |= _literal(node, 0) is None
+        uses.dynamic += [] if _literal(node, 0) else [(node.lineno, function)]
         uses.targets |= {module} if module else set()
         uses.visit_all([*(() if _literal(node, 0) else node.args[:1]), *node.args[1:], *node.keywords])
     else:
@@ -211,6 +218,8 @@ def _import_from(uses: Uses, node: ast.ImportFrom) -> None:
             uses.stars.add(module)
         else:
             uses.runs.add(f"{module}.{alias.name}")  # it may be a module itself
+            if alias.name in _RUNNING | _LOADING and alias.asname not in (None, alias.name):
+                uses.dynamic.append((node.lineno, f"{alias.name} as {alias.asname}"))
             uses.imports.setdefault(alias.asname or alias.name, set()).add(f"{module}.{alias.name}")
 
 
@@ -250,7 +259,7 @@ def _nested(uses: Uses, nodes: Iterable[ast.AST | None], bound: Iterable[str] = 
     uses.mentions |= scope.mentions
     uses.runs |= scope.runs
     uses.stars |= scope.stars
-    uses.dynamic |= scope.dynamic
+    uses.dynamic += scope.dynamic
 
 
 def _arguments(node: ast.arguments) -> Iterator[ast.arg]:

@@ -173,7 +173,7 @@ def _definition(statements: list[ast.stmt], uses: Uses, between: list[str]) -> d
         "targets": sorted(uses.targets),
         "mentions": sorted(uses.mentions),
         "runs": sorted(uses.runs),
-        "dynamic": uses.dynamic,
+        "dynamic": sorted(set(uses.dynamic)),
     }
 
 
@@ -190,6 +190,7 @@ def module_facts(
     order = _order(tree, module, owned)
     for name, statements in owned.items():
         uses = uses_of(statements, base)
+        uses.dynamic += module.dynamic
         definitions[name] = _definition(statements, uses, _between(name, owned, uses))
         for bound, targets in uses.imports.items():  # made inside a top-level `try` or `if`
             module.imports.setdefault(bound, set()).update(targets)

@@ -162,7 +162,7 @@ def _facts_of(source: bytes, base: str) -> dict[str, Any]:
         return facts
 
 
-_NOTHING = {"hash": "", "names": [], "targets": [], "mentions": [], "runs": [], "dynamic": False}
+_NOTHING = {"hash": "", "names": [], "targets": [], "mentions": [], "runs": [], "dynamic": []}
 
 # %% ../../nbs/30_pipeline/04_reach.ipynb #7c50e9f3
 class Reached:
