@@ -120,6 +120,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'mlops_nb.commands.execute.run': ('95_cli/execute.html#run', 'mlops_nb/commands/execute.py'),
                                            'mlops_nb.commands.execute.serve_command': ( '95_cli/execute.html#serve_command',
                                                                                         'mlops_nb/commands/execute.py'),
+                                           'mlops_nb.commands.execute.shortened': ( '95_cli/execute.html#shortened',
+                                                                                    'mlops_nb/commands/execute.py'),
                                            'mlops_nb.commands.execute.tell_end': ( '95_cli/execute.html#tell_end',
                                                                                    'mlops_nb/commands/execute.py'),
                                            'mlops_nb.commands.execute.tell_plan': ( '95_cli/execute.html#tell_plan',

@@ -44,7 +44,7 @@ PLAN = Command(
     "Work",
     "mlops_nb.commands.execute:plan",
     (PIPELINE,),
-    RANGE,
+    (*RANGE, Option(("-v", "--verbose"), "show every reason, not only the first ones of each step")),
     (
         ("mlops-nb plan tabular", "which steps would run, and what changed"),
         ("mlops-nb plan tabular -p train.model=forest", "with another parameter"),

@@ -78,6 +78,21 @@ def test_a_plan_names_what_changed_and_imports_nothing_heavy(ran):
     assert document["steps"][1]["needs"] == ["make.numbers"] and document["steps"][1]["gives"] == ["metrics"]
 
 
+def test_a_plan_tells_the_first_reasons_and_all_of_them_when_asked(ran):
+    path = ran / "nbs/pipelines/demo/20_train.ipynb"
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    for number in range(9):
+        cell = {"cell_type": "code", "id": f"new{number}", "metadata": {}, "source": f"x{number} = 1"}
+        notebook["cells"].append({**cell, "outputs": [], "execution_count": None})
+    path.write_text(json.dumps(notebook), encoding="utf-8")
+    brief = command("plan", "demo", "-p", "train.seed=4", cwd=ran).stdout
+    assert brief.count("is new") == 3 and "and 6 more reasons" in brief and "-v shows every reason" in brief
+    full = command("plan", "demo", "-p", "train.seed=4", "-v", cwd=ran).stdout
+    assert full.count("is new") == 9 and "more" not in full
+    document = json.loads(command("plan", "demo", "-p", "train.seed=4", "--json", cwd=ran).stdout)
+    assert len(document["steps"][1]["reasons"]) == 9
+
+
 def test_json_is_one_document_while_progress_goes_to_standard_error(ran):
     done = command("--json", "run", "demo", "--only", "make", "--force", cwd=ran)
     document = json.loads(done.stdout)
