@@ -13,8 +13,20 @@ from .grammar import Argument, Command, Option
 PIPELINE = Argument("PIPELINE", "a folder in nbs/pipelines", complete="pipeline")
 RANGE = (
     Option(("-p", "--param"), "set a parameter; repeat for more", "STEP.NAME=VALUE", many=True, complete="parameter"),
-    Option(("--from",), "begin at this step; what lies before it must have a result", "STEP", complete="step"),
-    Option(("--to",), "end after this step", "STEP", complete="step"),
+    Option(
+        ("-P", "--param-file"),
+        "set parameters from a YAML file; -p wins, a later file wins over an earlier one",
+        "FILE",
+        many=True,
+        complete="file",
+    ),
+    Option(
+        ("--from", "--downstream"),
+        "this step and all that depends on it; what lies before must have a result",
+        "STEP",
+        complete="step",
+    ),
+    Option(("--to",), "this step and all that it depends on", "STEP", complete="step"),
     Option(("--only",), "this step alone", "STEP", complete="step"),
     Option(("--force",), "run the chosen steps although their results are known"),
 )
@@ -34,6 +46,7 @@ RUN = Command(
         ("mlops-nb run tabular", "the default data"),
         ("mlops-nb run tabular -p ingest.source=my.csv -p ingest.target=churned", "your own table"),
         ("mlops-nb run tabular -p train.model=forest --from train", "another model, same split"),
+        ("mlops-nb run tabular -P params.yaml", "many parameters: 'train:', then '  model: forest'"),
         ("mlops-nb run tabular --json > run.json", "for a program"),
     ),
     "Exit codes: 0 ok, 1 a step failed, 2 wrong usage, 3 a gate or a check of the data refused, 4 busy, 130 interrupted.",

@@ -78,6 +78,24 @@ def test_a_plan_names_what_changed_and_imports_nothing_heavy(ran):
     assert document["steps"][1]["needs"] == ["make.numbers"] and document["steps"][1]["gives"] == ["metrics"]
 
 
+def test_parameters_from_a_file(ran):
+    (ran / "params.yaml").write_text("train:\n  seed: 5\n  model: logistic\n", encoding="utf-8")
+    told = command("plan", "demo", "-P", "params.yaml", "-p", "train.seed=4", cwd=ran).stdout
+    assert "parameter model: 'forest' -> 'logistic'" in told and "seed" not in told
+    (ran / "params.yaml").write_text("train:\n  sed: 5\n", encoding="utf-8")
+    done = command("run", "demo", "-P", "params.yaml", "--json", cwd=ran)
+    error = json.loads(done.stdout)["error"]
+    assert done.returncode == 2 and error["message"].startswith("params.yaml, line 2: Step 'train' has no parameter")
+    assert "yaml" not in loaded_by("plan", "demo", cwd=ran)
+
+
+def test_downstream_says_the_same_as_from(ran):
+    words = ["plan", "demo", "-p", "train.seed=4", "--force", "--json"]
+    plans = [json.loads(command(*words, flag, "train", cwd=ran).stdout) for flag in ("--from", "--downstream")]
+    assert plans[0] == plans[1]
+    assert [(step["step"], step["action"]) for step in plans[0]["steps"]] == [("make", "cached"), ("train", "run")]
+
+
 def test_a_plan_tells_the_first_reasons_and_all_of_them_when_asked(ran):
     path = ran / "nbs/pipelines/demo/20_train.ipynb"
     notebook = json.loads(path.read_text(encoding="utf-8"))
