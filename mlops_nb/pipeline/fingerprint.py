@@ -119,13 +119,18 @@ class Fingerprints:
         self._modules = StatCache(folder / "modules.json")
         self.sources = Sources(self.project, self._modules)
         self.distributions = Distributions(folder / "distributions.json")
-        self.modules: dict[str, dict[str, pathlib.Path]] = {}  # step -> modules it reaches
+        self.modules: dict[str, pathlib.Path] = {}  # local modules that steps were found to reach -> their sources
 
     def save(self) -> None:
         "Keep what was learned about files and packages"
         self.distributions.save()
         self.files.save()
         self._modules.save()
+
+    def find_modules(self, step: StepSource) -> None:
+        "Enter the local modules that the step's code reaches, whatever its parameters and needs"
+        code = step_code(step)
+        self.modules |= reach(self.sources, code.uses, _serializers(self.sources, code, set())).files
 
     def inputs(self, step: StepSource, values: Mapping[str, Any]) -> dict[str, Any]:
         "What the step's parameters of type `Source` and `Path` stand for"
@@ -147,7 +152,7 @@ class Fingerprints:
         types = {*expected, *(str(need["type"]) for need in needs.values())}
         brought = {path for need in needs.values() for path in _named_in(need.get("meta") or {})}
         found = reach(self.sources, code.uses, [*_serializers(self.sources, code, types), *sorted(brought)])
-        self.modules[step.name] = found.files
+        self.modules |= found.files
         inputs = self.inputs(step, values)
         return {
             "format": KEY_FORMAT,
