@@ -17,6 +17,7 @@ import pandas as pd
 from ..core.hashing import canonical_json
 from ..data.show import Grid, quote
 from .archive import check_types, dump_estimator, load_estimator, pack, unpack
+from .own import own_packages
 from .schema import InputSchema, check_columns, frame_from_records, plain_value
 
 # %% ../../nbs/50_model/07_artifact.ipynb #7a553887
@@ -57,7 +58,7 @@ class Model:
         self._estimator, self._example, self._schema = estimator, example, schema
         self._path: Path | None = None
         self._types: list[str] | None = None
-        self.trusted = tuple(trusted)
+        self.trusted = tuple(dict.fromkeys([*trusted, *own_packages(estimator)]))
 
     @classmethod
     def read(

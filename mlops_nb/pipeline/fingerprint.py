@@ -129,7 +129,7 @@ class Fingerprints:
         self._recall = Recall(self._looks, folder / "reach.json")
         self.sources = Sources(self.project, self._modules, self._looks)
         self.distributions = Distributions(folder / "distributions.json")
-        self.modules: dict[str, dict[str, pathlib.Path]] = {}  # step -> modules it reaches
+        self.modules: dict[str, pathlib.Path] = {}  # local modules that steps were found to reach -> their sources
 
     def save(self) -> None:
         "Keep what was learned about files and packages"
@@ -171,6 +171,10 @@ class Fingerprints:
             self._recall.put(name, key, {*_FINDING, *self.sources.looked_at()}, known)
         return Reached.of(known)
 
+    def find_modules(self, step: StepSource) -> None:
+        "Enter the local modules that the step's code reaches, whatever its parameters and needs"
+        self.modules |= self.reached(step, set(), []).files
+
     def inputs(self, step: StepSource, values: Mapping[str, Any]) -> dict[str, Any]:
         "What the step's parameters of type `Source` and `Path` stand for"
         return {
@@ -190,7 +194,7 @@ class Fingerprints:
         types = {*expected, *(str(need["type"]) for need in needs.values())}
         brought = {path for need in needs.values() for path in _named_in(need.get("meta") or {})}
         found, inputs = self.reached(step, types, sorted(brought)), self.inputs(step, values)
-        self.modules[step.name] = found.files
+        self.modules |= found.files
         return {
             "format": KEY_FORMAT,
             "python": f"{sys.version_info.major}.{sys.version_info.minor}",

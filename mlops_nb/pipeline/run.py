@@ -22,7 +22,7 @@ from .fingerprint import Fingerprints, key_of
 from .interruption import Interruption
 from .parameters import flat
 from .plan import Artifacts, Decision, Plan, Planner, make_plan
-from .provenance import git_state, keep_sources, source_name, unexported
+from .provenance import export_warnings, git_state, keep_sources, source_name
 from .reasons import explain
 from .reporter import Reporter
 
@@ -128,8 +128,7 @@ def _store_sources(run: Run) -> dict[str, str]:
     project, planner = run.settings.project, run.plan.planner
     for name in run.plan.decisions:
         run.contents[name] = run.plan.pipeline.steps[name].path.read_bytes()
-    modules = {module: file for reached in planner.fingerprints.modules.values() for module, file in reached.items()}
-    files = {source_name(file, project, module): file for module, file in modules.items()}
+    files = {source_name(file, project, module): file for module, file in planner.fingerprints.modules.items()}
     kept = keep_sources(planner.store, files)
     for name, content in run.contents.items():
         kept[source_name(run.plan.pipeline.steps[name].path, project)] = planner.store.put_bytes(content)
@@ -137,15 +136,10 @@ def _store_sources(run: Run) -> dict[str, str]:
 
 
 def _warn_unexported(run: Run, strict: bool) -> None:
-    fingerprints = run.plan.planner.fingerprints
-    modules = {file for reached in fingerprints.modules.values() for file in reached.values()}
-    names = [source_name(path, run.settings.project) for path in unexported(modules, fingerprints.files)]
-    if not names:
-        return
-    message = f"Changed since its export: {', '.join(names)}. The run uses the exported modules."
-    if strict:
-        raise UsageError(message, "Export first: nbdev-export.")
-    run.reporter.warning(f"{message} To use the changes, run nbdev-export first.")
+    for warning in export_warnings(run.plan.planner.fingerprints):
+        if strict:
+            raise UsageError(warning, "Or leave --strict away.")
+        run.reporter.warning(warning)
 
 
 def _prepare(run: Run, strict: bool) -> dict[str, str]:
