@@ -20,10 +20,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import Pipeline
 
 from ..core.errors import UsageError, did_you_mean
-from .artifact import final_estimator
+from .artifact import OWN, final_estimator
 from .candidates import ROUNDS, can_stop_early, make_estimator
 from .features import Algorithm, encoder_folds, make_features, target_type
-from .own import STEP, OwnColumns, check_part, kinds_after
+from .own import OwnColumns, check_part, kinds_after
 from .schema import Kind, Task, input_kinds
 
 # %% ../../nbs/50_model/05_train.ipynb #1afee03e
@@ -110,7 +110,7 @@ def make_pipeline(
     steps: list[Any] = []
     if features is not None:
         part = check_part(features)
-        steps, computed = [(STEP, OwnColumns(part))], OwnColumns(part).fit(inputs, target).transform(inputs)
+        steps, computed = [(OWN, OwnColumns(part))], OwnColumns(part).fit(inputs, target).transform(inputs)
         inputs, kinds = computed, kinds_after(inputs, computed, kinds)
     prepared = make_features(inputs, kinds, model, means=means, folds=folds, clip=clip, seed=seed)
     return Pipeline([*steps, ("features", prepared), ("estimator", estimator)])
