@@ -126,6 +126,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'mlops_nb/commands/execute.py')},
             'mlops_nb.commands.git': { 'mlops_nb.commands.git.Driver': ('95_cli/git.html#driver', 'mlops_nb/commands/git.py'),
                                        'mlops_nb.commands.git._attribute': ('95_cli/git.html#_attribute', 'mlops_nb/commands/git.py'),
+                                       'mlops_nb.commands.git._pattern': ('95_cli/git.html#_pattern', 'mlops_nb/commands/git.py'),
                                        'mlops_nb.commands.git.drivers': ('95_cli/git.html#drivers', 'mlops_nb/commands/git.py'),
                                        'mlops_nb.commands.git.git': ('95_cli/git.html#git', 'mlops_nb/commands/git.py'),
                                        'mlops_nb.commands.git.missing': ('95_cli/git.html#missing', 'mlops_nb/commands/git.py'),

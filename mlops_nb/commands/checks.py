@@ -223,10 +223,10 @@ def check_git(settings: Settings, fix: bool) -> Iterator[Finding]:
         yield Finding("ok", "git", "this project is in no git repository; once it is: mlops-nb doctor --fix")
         return
     for driver in git.drivers():
-        lack = git.missing(root, driver)
+        lack = git.missing(settings.project, driver)
         if lack and fix:
-            git.set_up(root, driver)
-            lack = git.missing(root, driver)
+            git.set_up(settings.project, driver)
+            lack = git.missing(settings.project, driver)
         fixed = Finding("warn", "git", f"{driver.what}: {lack}", "mlops-nb doctor --fix")
         yield fixed if lack else Finding("ok", "git", f"{driver.what} is set up for notebooks")
 

@@ -166,6 +166,28 @@ def test_doctor_sets_up_git_once_and_for_all(project):
     assert b'"execution_count": 12' not in stored.stdout and b'"execution_count": 12' in step.read_bytes()
 
 
+@pytest.mark.parametrize("place", ["sub/demo", "my [new] demo\\s/demo"])
+def test_doctor_leaves_the_notebooks_of_an_enclosing_repository_alone(project, tmp_path, place):
+    root = tmp_path / "repository"
+    root.mkdir()
+    subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
+    folder = Path(shutil.copytree(project, root / place))
+    after = json.loads(command("doctor", "--fix", "--json", cwd=folder).stdout)["findings"]
+    assert {f["level"] for f in after if f["check"] == "git"} == {"ok"}
+    step = folder / "nbs" / "pipelines" / "demo" / "10_make.ipynb"
+    shown = {"output_type": "stream", "name": "stdout", "text": ["row 17: Ada, 36"]}
+    step.write_text(step.read_text().replace('"outputs": []', f'"outputs": [{json.dumps(shown)}]'), encoding="utf-8")
+    foreign = [shutil.copy(step, root / "own.ipynb"), shutil.copy(step, folder.parent / "own.ipynb")]
+    subprocess.run(["git", "add", "-A"], cwd=root, check=True)
+
+    def stored(path: Path) -> bytes:
+        line = ["git", "show", f":{Path(path).relative_to(root).as_posix()}"]
+        return subprocess.run(line, cwd=root, capture_output=True, check=True).stdout
+
+    assert b"row 17" not in stored(step)
+    assert [stored(path) for path in foreign] == [step.read_bytes()] * 2
+
+
 def test_doctor_outside_of_git_and_with_a_broken_setting(project):
     told = command("doctor", cwd=project).stdout
     assert "in no git repository" in told and "kernel" in told and "Traceback" not in told
