@@ -706,6 +706,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'mlops_nb/core/settings.py'),
                                         'mlops_nb.core.settings._text': ('00_core/settings.html#_text', 'mlops_nb/core/settings.py'),
                                         'mlops_nb.core.settings._value': ('00_core/settings.html#_value', 'mlops_nb/core/settings.py'),
+                                        'mlops_nb.core.settings._workspace': ( '00_core/settings.html#_workspace',
+                                                                               'mlops_nb/core/settings.py'),
                                         'mlops_nb.core.settings.find_project': ( '00_core/settings.html#find_project',
                                                                                  'mlops_nb/core/settings.py'),
                                         'mlops_nb.core.settings.load_settings': ( '00_core/settings.html#load_settings',

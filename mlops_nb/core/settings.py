@@ -142,6 +142,8 @@ def _convert(key: Key, text: str) -> Any:
         return value
     if get_origin(key.kind) is Literal:
         return {choice: choice for choice in get_args(key.kind)}[text]
+    if key.kind is Path and not text:
+        raise ValueError(text)
     return key.kind(text)
 
 
@@ -269,6 +271,17 @@ class Settings(NamedTuple):
         ]
 
 
+def _workspace(root: Path, path: Path, origin: str) -> Workspace:
+    place = root / path.expanduser()
+    if root.is_relative_to(os.path.realpath(place)):
+        raise UsageError(
+            f"[workspace] path is '{path}' ({origin}): that folder holds the project.",
+            "Give runs a folder of their own, such as .mlops.",
+            value=str(path),
+        )
+    return Workspace(place)
+
+
 def load_settings(
     project: str | os.PathLike[str] | None = None,  # root of the project; default: found from the current folder
     environ: Mapping[str, str] | None = None,  # default: the process's environment
@@ -283,7 +296,8 @@ def load_settings(
             values[key.section][key.name] = _value(key, *texts[key.section, key.name])
     name = package.get("import_name") or package.get("name") or root.name
     sections: dict[str, Any] = {section: kind(**values[section]) for section, kind in SECTIONS.items()}
-    sections["workspace"] = Workspace(root / sections["workspace"].path.expanduser())
+    origins = {place: origin for place, (_, origin) in texts.items()}
+    sections["workspace"] = _workspace(root, sections["workspace"].path, origins.get(("workspace", "path"), "default"))
     if not sections["tracking"].project:
         sections["tracking"] = sections["tracking"]._replace(project=name)
-    return Settings(root, name, **sections, origins={place: origin for place, (_, origin) in texts.items()})
+    return Settings(root, name, **sections, origins=origins)

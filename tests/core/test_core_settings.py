@@ -55,9 +55,23 @@ def test_workspace_path_is_absolute(tmp_path, monkeypatch, path):
     assert str(settings.workspace.path) == str(expected.get(path, path))
 
 
+@pytest.mark.parametrize("path", [".", "..", "nbs/..", "/", "~", "link"])
+def test_a_workspace_that_would_hold_the_project_is_refused(tmp_path, monkeypatch, path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "link").symlink_to(tmp_path)
+    for text, environ in (("", {"MLOPS_NB_WORKSPACE_PATH": path}), (f"[workspace]\npath = {path}\n", {})):
+        with pytest.raises(UsageError, match="holds the project") as caught:
+            load(project, text, **environ)
+        assert f"'{path}'" in caught.value.message and "folder of their own" in caught.value.hint
+    assert load(project, "", MLOPS_NB_WORKSPACE_PATH="../other").workspace.path == project / "../other"
+
+
 @pytest.mark.parametrize(
     ("text", "words", "hint"),
     [
+        ("[workspace]\npath =\n", r"path is '' \(settings.ini:2\), expected a path", "Correct"),
         ("[servign]\n", r"no section \[servign\] \(settings.ini, line 1\)", "Did you mean 'serving'"),
         ("\n[quux]\n", r"no section \[quux\] \(settings.ini, line 2\)", "Known: package, workspace"),
         (
