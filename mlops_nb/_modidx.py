@@ -697,6 +697,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'mlops_nb.core.settings._convert': ('00_core/settings.html#_convert', 'mlops_nb/core/settings.py'),
                                         'mlops_nb.core.settings._is_project': ( '00_core/settings.html#_is_project',
                                                                                 'mlops_nb/core/settings.py'),
+                                        'mlops_nb.core.settings._is_setting': ( '00_core/settings.html#_is_setting',
+                                                                                'mlops_nb/core/settings.py'),
                                         'mlops_nb.core.settings._keys': ('00_core/settings.html#_keys', 'mlops_nb/core/settings.py'),
                                         'mlops_nb.core.settings._line': ('00_core/settings.html#_line', 'mlops_nb/core/settings.py'),
                                         'mlops_nb.core.settings._parse': ('00_core/settings.html#_parse', 'mlops_nb/core/settings.py'),

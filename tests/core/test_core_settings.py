@@ -97,10 +97,15 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, text, words, hint):
     assert hint in caught.value.hint
 
 
-def test_unknown_variables_of_known_sections_are_refused(tmp_path):
+def test_unknown_variables_with_the_prefix_are_refused(tmp_path):
     with pytest.raises(UsageError, match="MLOPS_NB_SERVING_MODLE names no setting") as caught:
         load(tmp_path, "", MLOPS_NB_SERVING_MODLE="x")
     assert "MLOPS_NB_SERVING_MODEL" in caught.value.hint
+    with pytest.raises(UsageError, match="MLOPS_NB_TRACKNG_MODE names no setting") as caught:
+        load(tmp_path, "", MLOPS_NB_TRACKNG_MODE="off")
+    assert caught.value.hint == "Did you mean 'MLOPS_NB_TRACKING_MODE'?"
+    with pytest.raises(UsageError, match="MLOPS_NB_QUUX names no setting"):
+        load(tmp_path, "", MLOPS_NB_QUUX="1")
     others = {"MLOPS_NB_STEP": "x", "MLOPS_NB_FAULT": "x", "MLOPS_NB_TEST_REAL_SERVICES": "1", "SERVING_MODLE": "x"}
     assert load(tmp_path, "", **others).origins == {}
 
