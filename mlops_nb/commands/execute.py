@@ -99,7 +99,7 @@ def run(values: Any, screen: Terminal) -> Answer:
     settings, parameters = load_settings(), parse_assignments(values.param)
     reporters: list[Reporter] = [Lines(screen)]
     if values.events:
-        reporters.append(EventWriter.open(values.events))
+        reporters.append(EventWriter.open(values.events, reporters[0].warning))
     options = {**chosen(values), "strict": values.strict, "command": ["mlops-nb", *sys.argv[1:]]}
     result = run_pipeline(settings, values.pipeline, parameters, reporter=Reporters(*reporters), **options)
     return Answer(result.document, lambda screen: tell_end(screen, result.document, settings), result.exit_code)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REFUSALS', 'ELSEWHERE', 'storage_error', 'storage_errors', 'sync_folder', 'make_folder', 'temporary_beside',
-           'replace_durably', 'atomic_write']
+           'replace_durably', 'atomic_write', 'silence']
 
 # %% ../../nbs/00_core/02_files.ipynb #c2d85982
 import errno
@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from .errors import StorageError
 
@@ -105,3 +106,13 @@ def atomic_write(
             temporary.unlink(missing_ok=True)
             raise
     return Path(path)
+
+# %% ../../nbs/00_core/02_files.ipynb #ba279f1e
+def silence(stream: TextIO) -> None:
+    "Let what is still to be written to `stream`, whose reader has gone, go nowhere"
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError):
+        stream.close()

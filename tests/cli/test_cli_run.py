@@ -146,3 +146,15 @@ def test_looking_back(first):
 def test_events_to_a_place_that_is_not_there(project):
     done = command("run", "demo", "--events", "no/such/folder/x", "--json", cwd=project)
     assert done.returncode == 2 and "no/such/folder" in json.loads(done.stdout)["error"]["message"]
+
+
+def test_events_that_cannot_be_written_any_more_are_a_warning(ran):
+    done = command("run", "demo", "-p", "train.seed=5", "--events", "/dev/full", cwd=ran)
+    assert done.returncode == 0 and done.stdout.count("! Events are not written any more: No space left") == 1
+    assert "✓ ok" in done.stdout and "Traceback" not in done.stdout + done.stderr
+    line = f"{sys.executable} -m mlops_nb run demo -p train.seed=6 --events stderr 2> >(head -1 >first)"
+    done = subprocess.run(["bash", "-c", line], cwd=ran, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.count("! Events are not written any more: Broken pipe") == 1
+    assert json.loads((ran / "first").read_text())["event"] == "run_started"
+    done = command("run", "demo", "--events", "/dev/full", "--json", cwd=ran)
+    assert done.returncode == 0 and json.loads(done.stdout)["status"] == "ok"
