@@ -102,7 +102,8 @@ def run(values: Any, screen: Terminal) -> Answer:
         reporters.append(EventWriter.open(values.events, reporters[0].warning))
     options = {**chosen(values), "strict": values.strict, "command": ["mlops-nb", *sys.argv[1:]]}
     result = run_pipeline(settings, values.pipeline, parameters, reporter=Reporters(*reporters), **options)
-    return Answer(result.document, lambda screen: tell_end(screen, result.document, settings), result.exit_code)
+    document = result.document
+    return Answer(document, lambda screen: tell_end(screen, document, settings), result.exit_code, result.defect)
 
 # %% ../../nbs/95_cli/10_execute.ipynb #b84ba841
 def tell_end(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> None:

@@ -235,3 +235,5 @@ class Answer(NamedTuple):
     "Tells a person the same"
     code: int = 0
     "The program's exit code"
+    defect: Exception | None = None
+    "A mistake of ours that ended a run; its record is the document"

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -158,3 +159,34 @@ def test_events_that_cannot_be_written_any_more_are_a_warning(ran):
     assert json.loads((ran / "first").read_text())["event"] == "run_started"
     done = command("run", "demo", "--events", "/dev/full", "--json", cwd=ran)
     assert done.returncode == 0 and json.loads(done.stdout)["status"] == "ok"
+
+
+DEFECT = """
+import sys
+from mlops_nb.cli import main
+from mlops_nb.core.registry import hooks
+hooks.on("run_completing", lambda **facts: {}["nothing"])
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_defect_in_a_run_is_told_with_the_run(ran):
+    line = [sys.executable, "-c", DEFECT, "run", "demo", "-p", "train.seed=5", "--json"]
+    done = subprocess.run(line, cwd=ran, capture_output=True, text=True, check=False)
+    document = json.loads(done.stdout)
+    assert done.returncode == 1 and document["status"] == "failed" and document["error"]["type"] == "KeyError"
+    assert [step["state"] for step in document["steps"]] == ["cached", "done"]
+    kept = Path(document["error"]["hint"].rpartition(" ")[2])
+    assert "in <lambda>" in kept.read_text(encoding="utf-8") and str(kept) in done.stderr
+    kept.unlink()
+    assert json.loads(command("show", "latest", "--json", cwd=ran).stdout)["status"] == "failed"
+
+
+def test_a_run_that_never_began_is_not_told_as_a_run(ran):
+    ledger = ran / ".mlops" / "ledger.sqlite"
+    with sqlite3.connect(ledger, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        done = command("run", "demo", "-p", "train.seed=5", cwd=ran)
+        document = json.loads(command("run", "demo", "-p", "train.seed=5", "--json", cwd=ran).stdout)
+    assert done.returncode == document["exit"] != 0 and document["error"]["message"] and "run" not in document
+    assert document["error"]["message"] in done.stderr and "mlops-nb show" not in done.stdout

@@ -159,8 +159,10 @@ def test_a_listener_that_fails(again, listeners):
     result = again.run(reporter=heard)
     assert result.exit_code == 0 and heard.warnings[0] == "step_committed: RuntimeError: the mirror is dirty"
     listeners.on("run_completing", fail)
-    with pytest.raises(RuntimeError):
-        again.run()
+    result = again.run()
+    error = result.document["error"]
+    assert (result.exit_code, result.document["status"]) == (1, "failed") and isinstance(result.defect, RuntimeError)
+    assert (error["type"], error["message"]) == ("RuntimeError", "the mirror is dirty") and error["hint"]
     assert again.ledger.runs()[0]["status"] == "failed"
 
 
