@@ -77,6 +77,7 @@ class Lines(Reporter):
         took = pad(duration(step.get("seconds")), 8, right=True)
         state = self.screen.state(step["state"], 9)
         self.screen.line(state, pad(step["step"], self.width), took, briefly(step["reasons"]))
+        tell_failure(self.screen, step)
 
     def warning(self, text: str) -> None:
         self.screen.line(self.screen.style(f"! {text}", "yellow"))
@@ -112,9 +113,8 @@ def tell_end(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> No
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     screen.line()
     screen.line(screen.state(run["status"]), f"{counts}, {duration(run['seconds'])}")
-    for step in run["steps"]:
-        tell_failure(screen, step)
-    if run.get("error") and not any(step.get("error") for step in run["steps"]):
+    told = [step["error"]["hint"] for step in run["steps"] if step.get("error")]
+    if run.get("error") and run["error"]["hint"] not in told:
         tell_failure(screen, {"step": run["pipeline"], "error": run["error"]})
     if run["status"] == "ok":
         _tell_models(screen, run, settings)

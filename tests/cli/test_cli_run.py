@@ -93,6 +93,8 @@ def test_a_failed_step_ends_with_1_and_says_where(ran):
     assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
     assert "✗ failed" in done.stdout and "cannot fit logistic" in done.stdout
     assert "cell 5" in done.stdout and "20_train.ipynb" in done.stdout and "Score" in done.stdout
+    why, end = done.stdout.index("✗ train: ValueError: cannot fit"), done.stdout.index("1 cached, 1 failed")
+    assert why < end and done.stdout.count("✗ train: ValueError") == 1, "told at once, and once"
     [noted] = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("::error ")]
     assert "file=nbs/pipelines/demo/20_train.ipynb" in noted and "cannot fit logistic" in noted
     document = json.loads(command("show", "latest", "--json", cwd=ran).stdout)
