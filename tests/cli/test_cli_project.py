@@ -56,6 +56,20 @@ def test_its_settings_and_steps_are_sound(made):
     assert done.returncode == 0 and json.loads(done.stdout)["pipelines"] == ["churn"], done.stdout
 
 
+def test_lint_and_plan_see_a_circle_at_the_same_place(project):
+    step = project / "nbs" / "pipelines" / "demo" / "10_make.ipynb"
+    text = step.read_text(encoding="utf-8").replace("list(range(rows))", "[flow.train.metrics] * rows")
+    step.write_text(text, encoding="utf-8")
+    done = command("lint", "--json", cwd=project)
+    [finding] = json.loads(done.stdout)["findings"]
+    refused = command("plan", "demo", "--json", cwd=project)
+    error = json.loads(refused.stdout)["error"]
+    assert (done.returncode, refused.returncode, finding["rule"]) == (1, 2, "circle")
+    assert "make -> train -> make" in error["message"] == finding["message"]
+    place = {"notebook": "nbs/pipelines/demo/10_make.ipynb", "cell": 4, "line": 1}
+    assert {name: error[name] for name in place} == {name: finding[name] for name in place} == place
+
+
 def test_its_module_is_what_its_notebook_exports(made, tmp_path):
     copy = shutil.copytree(made, tmp_path / "churn")
     before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
