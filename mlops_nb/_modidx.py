@@ -730,6 +730,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'mlops_nb.core.store._damaged': ('00_core/store.html#_damaged', 'mlops_nb/core/store.py'),
                                      'mlops_nb.core.store._link_hashed': ('00_core/store.html#_link_hashed', 'mlops_nb/core/store.py'),
                                      'mlops_nb.core.store._sync_file': ('00_core/store.html#_sync_file', 'mlops_nb/core/store.py')},
+            'mlops_nb.data.bundled': { 'mlops_nb.data.bundled.other_data_sets': ( '10_data/bundled.html#other_data_sets',
+                                                                                  'mlops_nb/data/bundled.py')},
             'mlops_nb.data.checks': { 'mlops_nb.data.checks.Case': ('10_data/checks.html#case', 'mlops_nb/data/checks.py'),
                                       'mlops_nb.data.checks.Case.classes': ('10_data/checks.html#case.classes', 'mlops_nb/data/checks.py'),
                                       'mlops_nb.data.checks.Case.features': ( '10_data/checks.html#case.features',

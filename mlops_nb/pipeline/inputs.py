@@ -12,6 +12,7 @@ from typing import Any
 
 from ..core.errors import UsageError
 from ..core.hashing import hash_json, sha256_file
+from ..data.bundled import TARGETS, other_data_sets
 from ..notebook.parameters import Parameter
 from .distributions import ABSENT, Distributions
 from .statcache import StatCache
@@ -75,6 +76,8 @@ def input_of(
     if not value:
         return {"value": value, "kind": "nothing"}
     if value.startswith(BUNDLED):
+        if (name := value.removeprefix(BUNDLED)) not in TARGETS:
+            raise _refuse(parameter, f"there is no data set '{value}'.", other_data_sets(name), value)
         version = distributions.version("scikit-learn")
         if version == ABSENT:
             raise _refuse(parameter, f"'{value}' needs scikit-learn.", "Install it: pip install scikit-learn.", value)

@@ -60,6 +60,10 @@ def _from_project(value: str, project: pathlib.Path, folder: pathlib.Path) -> st
 
 def _given(parameter: Parameter, value: Any, settings: Settings, folder: pathlib.Path) -> Any:
     converted = parameter.convert(value)
+    if parameter.kind in ("source", "path") and converted == "" and parameter.default:
+        where = {"notebook": parameter.notebook or None, "cell": parameter.cell, "line": parameter.line}
+        hint = f"Give a path, or leave it at its default, '{parameter.default}'."
+        raise UsageError(f"{parameter.title} is empty, and the step needs data.", hint, **where)
     if parameter.kind in ("source", "path") and is_location(converted):
         return _from_project(converted, settings.project, folder)
     return converted
