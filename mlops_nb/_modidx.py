@@ -2365,6 +2365,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'mlops_nb/pipeline/reach.py'),
                                          'mlops_nb.pipeline.reach._namespace': ( '30_pipeline/reach.html#_namespace',
                                                                                  'mlops_nb/pipeline/reach.py'),
+                                         'mlops_nb.pipeline.reach._no_python': ( '30_pipeline/reach.html#_no_python',
+                                                                                 'mlops_nb/pipeline/reach.py'),
                                          'mlops_nb.pipeline.reach._placed': ( '30_pipeline/reach.html#_placed',
                                                                               'mlops_nb/pipeline/reach.py'),
                                          'mlops_nb.pipeline.reach._run': ('30_pipeline/reach.html#_run', 'mlops_nb/pipeline/reach.py'),
