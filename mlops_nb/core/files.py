@@ -63,8 +63,12 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:
     "Create `folder` and those above it; the path"
-    with storage_errors(folder):
-        Path(folder).mkdir(parents=True, exist_ok=True)
+    try:
+        with storage_errors(folder):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # a file system that the system itself fills, such as /proc
+        message = f"{folder} cannot be written: no folder can be made there."
+        raise StorageError(message, f"Name a folder on a disk, {ELSEWHERE}", value=str(folder)) from error
     return Path(folder)
 
 # %% ../../nbs/00_core/02_files.ipynb #9d15b3dd
