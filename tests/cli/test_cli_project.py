@@ -162,6 +162,20 @@ def test_the_filter_drops_the_outputs_of_a_step_and_keeps_what_is_no_notebook():
         assert cleaned_bytes(content)[0] == content
 
 
+def test_the_filter_knows_a_step_without_parameters_by_its_folder(project):
+    shown = {"output_type": "stream", "name": "stdout", "text": ["row 17: Ada, 36"]}
+    cell = {"cell_type": "code", "id": "a", "execution_count": 1, "metadata": {}, "outputs": [shown], "source": "1"}
+    content = json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+
+    def cleaned(path: str, cwd: Path) -> str:
+        line = [sys.executable, "-m", "mlops_nb", "clean", path]
+        return subprocess.run(line, cwd=cwd, input=content, capture_output=True, text=True, check=True).stdout
+
+    for path, cwd in (("nbs/pipelines/demo/30_plain.ipynb", project), ("demo/nbs/pipelines/x/a.ipynb", project.parent)):
+        assert "row 17" not in cleaned(path, cwd)
+    assert "row 17" in cleaned("nbs/lib/00_features.ipynb", project) and "row 17" in cleaned("a.ipynb", project.parent)
+
+
 def test_doctor_sets_up_git_once_and_for_all(project):
     subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
     before = json.loads(command("doctor", "--json", cwd=project).stdout)["findings"]
