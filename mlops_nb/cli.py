@@ -29,7 +29,9 @@ def respond(
     "Do what the command line says"
     if words and words[0] in ("-V", "--version"):
         return _version()
-    if not words or (help and words[0] == "help"):
+    if words and words[0] == "help":
+        words, help = words[1:], True
+    if not words:
         return _text("help", overview(COMMANDS, HEADLINE, START))
     command = find_command(COMMANDS, words[0])
     if help:

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import which
 from typing import Any, NamedTuple
 
 from . import git
@@ -218,8 +219,10 @@ def _check_dead_runs(ledger: Any, fix: bool) -> Iterator[Finding]:
 # %% ../../nbs/95_cli/43_checks.ipynb #4a0c659f
 def check_git(settings: Settings, fix: bool) -> Iterator[Finding]:
     "Whether git knows how to treat notebooks"
-    root = git.repository(settings.project)
-    if root is None:
+    if not which("git"):
+        yield Finding("warn", "git", "is not installed: runs are recorded without their commit", "Install git.")
+        return
+    if git.repository(settings.project) is None:
         yield Finding("ok", "git", "this project is in no git repository; once it is: mlops-nb doctor --fix")
         return
     for driver in git.drivers():

@@ -103,6 +103,7 @@ class Run:
         self.begun = False  # does the ledger know this run?
         self.defect: Exception | None = None  # a mistake of ours that ended it
         self.current: Attempt | None = None  # the one that is being tried
+        self.since = 0.0  # when that began
         self.interruption = Interruption()
 
     @property
@@ -220,7 +221,7 @@ def _execute(run: Run, decision: Decision) -> None:
     facts = {"position": step.position, "key": decision.key, "reasons": decision.reasons, "attempt": attempt.place}
     with run.interruption.shield():
         run.ledger.begin_step(run.id, name, **facts)
-        run.current = attempt
+        run.current, run.since = attempt, time.monotonic()
     outcome = try_step(attempt, run.redactor, lambda *place: run.reporter.progress(name, *place))
     point("after-object-write")
     if outcome.error:
@@ -295,7 +296,8 @@ def _close(run: Run, status: str, error: dict[str, Any] | None, because: str) ->
     run.document |= {"status": status, "error": error, "seconds": round(time.monotonic() - run.started, 3)}
     try:
         if run.current and error:
-            _fail(run, run.current, run.plan.decisions[run.current.step.name].reasons, error, 0.0)
+            reasons = run.plan.decisions[run.current.step.name].reasons
+            _fail(run, run.current, reasons, error, time.monotonic() - run.since)
         _skip_rest(run, because)
         run.ledger.end_run(run.id, status, error)
     except MlopsError as trouble:

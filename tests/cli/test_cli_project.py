@@ -219,6 +219,8 @@ def test_doctor_leaves_the_notebooks_of_an_enclosing_repository_alone(project, t
 def test_doctor_outside_of_git_and_with_a_broken_setting(project):
     told = command("doctor", cwd=project).stdout
     assert "in no git repository" in told and "kernel" in told and "Traceback" not in told
+    told = command("doctor", cwd=project, PATH="/nonexistent").stdout
+    assert "is not installed: runs are recorded without their commit" in told and "in no git repository" not in told
     (project / "settings.ini").write_text("[tracking]\nmoed = off\n", encoding="utf-8")
     done = command("doctor", cwd=project)
     assert done.returncode == 1 and "Did you mean 'mode'?" in done.stdout

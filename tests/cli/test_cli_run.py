@@ -117,7 +117,10 @@ def test_ctrl_c_ends_with_130_and_leaves_a_record(ran):
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=30)
     assert running.returncode == 130, err
-    assert json.loads(out)["status"] == "interrupted"
+    document = json.loads(out)
+    assert document["status"] == "interrupted" and document["steps"][-1]["seconds"] > 0.5
+    assert "■ interrupted  train" in err and "failed" not in err
+    assert "■ interrupted" in command("show", "latest", cwd=ran).stdout.split("parameter")[0]
     [run] = json.loads(command("runs", "-n", "1", "--json", cwd=ran).stdout)["runs"]
     assert run["status"] == "interrupted"
 

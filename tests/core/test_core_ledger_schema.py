@@ -188,7 +188,7 @@ def test_an_upgrade_waits_for_no_live_run(path, scripts):
 def test_a_newer_ledger_is_refused_and_untouched(path, scripts):
     open_database(path, head="0002", scripts=scripts).close()
     before = path.read_bytes()
-    with pytest.raises(StorageError, match=r"has schema 0002, and this mlops_nb knows only 0001 to 0001") as caught:
+    with pytest.raises(StorageError, match=r"has schema 0002, and this mlops_nb knows only 0001\.") as caught:
         open_database(path)
     assert "newer version" in caught.value.hint
     assert path.read_bytes() == before

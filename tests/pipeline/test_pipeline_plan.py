@@ -250,8 +250,10 @@ def test_choosing_steps(project):
     with pytest.raises(UsageError, match="no step 'trian'") as caught:
         project.plan(only="trian")
     assert "'train'" in caught.value.hint
-    with pytest.raises(UsageError, match="No step comes after 'report' and before 'train'"):
+    with pytest.raises(UsageError, match="No step is left by --from report --to train"):
         project.plan(from_="report", to="train")
+    with pytest.raises(UsageError, match="No step is left by --to train --only report"):
+        project.plan(to="train", only="report")
 
 
 @pytest.mark.parametrize(

@@ -264,7 +264,7 @@ def test_failures(again):
     assert (refused[0]["error"]["message"], refused[0]["error"]["hint"]) == ("Few rows: 3.", "Bring more.")
 
     missing = failure(again, "if False:\n    flow.train = [1]")
-    assert missing[1:] == (1, "failed") and "ended without giving 'train'" in missing[0]["error"]["message"]
+    assert missing[1:] == (1, "failed") and missing[0]["error"]["message"] == "The step ended without giving 'train'."
     assert (missing[0]["error"]["cell"], missing[0]["error"]["line"]) == (2, 2)
 
     died = failure(again, "import os\nflow.train = [1]\nos.kill(os.getpid(), 9)")

@@ -135,8 +135,9 @@ def _refuse_newer(path: Path, number: str, scripts: Path) -> None:
 
     known = [script.revision for script in ScriptDirectory.from_config(_configuration(scripts)).walk_revisions()]
     if number not in known:
+        ours = " to ".join(dict.fromkeys([known[-1], known[0]]))
         raise StorageError(
-            f"The ledger {path} has schema {number}, and this mlops_nb knows only {known[-1]} to {known[0]}.",
+            f"The ledger {path} has schema {number}, and this mlops_nb knows only {ours}.",
             "It was written by a newer version: upgrade mlops_nb (pip install --upgrade mlops_nb).",
         )
 
