@@ -7,7 +7,7 @@ __all__ = ['PIPELINE', 'RANGE', 'RUN', 'PLAN', 'LINT', 'LIMIT', 'RUNS', 'SHOW', 
            'COMPLETE', 'CLEAN', 'COMMANDS', 'HEADLINE', 'START']
 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #c17d8fa7
-from .grammar import Argument, Command, Option
+from .grammar import Argument, Command, Option, count
 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #327516b4
 PIPELINE = Argument("PIPELINE", "a folder in nbs/pipelines", complete="pipeline")
@@ -75,7 +75,7 @@ LINT = Command(
 )
 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #f048e68e
-LIMIT = Option(("-n", "--limit"), "how many at most", "NUMBER", int)
+LIMIT = Option(("-n", "--limit"), "how many at most", "NUMBER", count)
 
 RUNS = Command(
     "runs",

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .look import error_words, tell_failure
+from .look import error_words, state_of, tell_failure
 from .terminal import Answer, Terminal, annotation, counted, duration, in_github, pad
 from ..core.settings import Settings, load_settings
 from ..pipeline.reporter import EventWriter, Reporter, Reporters
@@ -113,8 +113,9 @@ class Lines(Reporter):
 
     def step_finished(self, step: dict[str, Any]) -> None:
         took = pad(duration(step.get("seconds")), 8, right=True)
-        state = self.screen.state(step["state"], 9)
+        state = self.screen.state(state_of(step), 9)
         self.screen.line(state, pad(step["step"], self.width), took, briefly(step["reasons"]))
+        tell_failure(self.screen, step)
 
     def warning(self, text: str) -> None:
         tell_warnings(self.screen, [text])
@@ -134,21 +135,21 @@ def run(values: Any, screen: Terminal) -> Answer:
     settings, parameters = load_settings(), parameters_of(values)
     reporters: list[Reporter] = [Lines(screen)]
     if values.events:
-        reporters.append(EventWriter.open(values.events))
+        reporters.append(EventWriter.open(values.events, reporters[0].warning))
     options = {**chosen(values), "strict": values.strict, "command": ["mlops-nb", *sys.argv[1:]]}
     result = run_pipeline(settings, values.pipeline, parameters, reporter=Reporters(*reporters), **options)
-    return Answer(result.document, lambda screen: tell_end(screen, result.document, settings), result.exit_code)
+    document = result.document
+    return Answer(document, lambda screen: tell_end(screen, document, settings), result.exit_code, result.defect)
 
 # %% ../../nbs/95_cli/10_execute.ipynb #b84ba841
 def tell_end(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> None:
     "How a run ended"
-    states = [step["state"] for step in run["steps"]]
+    states = [state_of(step) for step in run["steps"]]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     screen.line()
     screen.line(screen.state(run["status"]), f"{counts}, {duration(run['seconds'])}")
-    for step in run["steps"]:
-        tell_failure(screen, step)
-    if run.get("error") and not any(step.get("error") for step in run["steps"]):
+    told = [step["error"]["hint"] for step in run["steps"] if step.get("error")]
+    if run.get("error") and run["error"]["hint"] not in told:
         tell_failure(screen, {"step": run["pipeline"], "error": run["error"]})
     if run["status"] == "ok":
         _tell_models(screen, run, settings)

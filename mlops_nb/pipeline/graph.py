@@ -9,12 +9,11 @@ __all__ = ['pipeline_names', 'pipeline_folder', 'Pipeline', 'load_pipeline']
 import pathlib
 from collections.abc import Iterable
 from heapq import heappop, heappush
-from itertools import pairwise
 from typing import NamedTuple
 
 from ..core.errors import UsageError, did_you_mean
 from ..core.settings import Settings
-from ..notebook.source import Need, StepSource, read_pipeline, step_paths
+from ..notebook.source import Need, StepSource, circle_error, find_circle, read_pipeline, step_paths
 
 # %% ../../nbs/30_pipeline/09_graph.ipynb #bd775be1
 def pipeline_names(settings: Settings) -> list[str]:
@@ -89,27 +88,8 @@ def _edges(steps: dict[str, StepSource]) -> dict[str, list[str]]:
     return edges
 
 # %% ../../nbs/30_pipeline/09_graph.ipynb #ad0ee378
-def _circle(edges: dict[str, list[str]], left: Iterable[str]) -> list[str]:
-    "Steps that need each other in turn, the first one again at the end"
-    left = set(left)
-    path = [min(left)]
-    while True:
-        following = next(other for other in edges[path[-1]] if other in left)
-        if following in path:
-            return [*path[path.index(following) :], following]
-        path.append(following)
-
-
 def _refuse_circle(steps: dict[str, StepSource], edges: dict[str, list[str]], left: Iterable[str]) -> UsageError:
-    circle = _circle(edges, left)
-    links = []
-    for name, other in pairwise(circle):
-        need = next(need for need in steps[name].needs if need.step == other)
-        links.append(f"{name} needs {need.name} ({steps[name].path.name}, cell {need.cell}, line {need.line})")
-    return UsageError(
-        f"The steps {' -> '.join(circle)} need each other in a circle: {'; '.join(links)}.",
-        "Take one of these needs out, or move what both need to a step before them.",
-    )
+    return circle_error(steps, find_circle(edges, set(left)))
 
 
 def _ordered(steps: dict[str, StepSource], edges: dict[str, list[str]]) -> list[str]:

@@ -121,7 +121,14 @@ def _from_project(value: str, project: pathlib.Path, folder: pathlib.Path) -> st
 
 
 def _given(parameter: Parameter, value: Any, settings: Settings, folder: pathlib.Path) -> Any:
+    where = {"notebook": parameter.notebook or None, "cell": parameter.cell, "line": parameter.line}
+    if isinstance(value, str) and (shown := value.encode("utf-8", "replace").decode()) != value:
+        hint = "Rename the file, or write the value as UTF-8."
+        raise UsageError(f"{parameter.title} is '{shown}', and not all of that is UTF-8.", hint, **where)
     converted = parameter.convert(value)
+    if parameter.kind in ("source", "path") and converted == "" and parameter.default:
+        hint = f"Give a path, or leave it at its default, '{parameter.default}'."
+        raise UsageError(f"{parameter.title} is empty, and the step needs data.", hint, **where)
     if parameter.kind in ("source", "path") and is_location(converted):
         return _from_project(converted, settings.project, folder)
     return converted

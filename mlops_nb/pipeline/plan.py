@@ -151,7 +151,9 @@ def chosen_steps(
     if only:
         chosen &= {_known(pipeline, only)}
     if not chosen:
-        raise UsageError(f"No step comes after '{first}' and before '{last or only}'.", "Choose other steps.")
+        words = (("--from", first), ("--to", last), ("--only", only))
+        together = " ".join(f"{flag} {name}" for flag, name in words if name)
+        raise UsageError(f"No step is left by {together}.", "Choose other steps, or leave one of these words away.")
     return chosen
 
 

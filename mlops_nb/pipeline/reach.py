@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ..core.errors import UsageError
 from .definitions import digest
 from .modules import module_facts
 from .statcache import Looks, StatCache
@@ -153,16 +154,12 @@ class Sources:
 
 
 def _facts_of(source: bytes, base: str) -> dict[str, Any]:
-    "The facts of a module; of one with a syntax error, only its text"
+    "The facts of a module; of one that is no Python, what is wrong with it"
     try:
         return module_facts(source, base)
-    except (SyntaxError, ValueError):
-        facts = module_facts("", base)
-        facts["definitions"][""] = {**_NOTHING, "hash": digest(source.hex())}
-        return facts
-
-
-_NOTHING = {"hash": "", "names": [], "targets": [], "mentions": [], "runs": [], "dynamic": []}
+    except (SyntaxError, ValueError) as error:
+        line, what = (error.lineno, error.msg) if isinstance(error, SyntaxError) else (None, str(error))
+        return module_facts("", base) | {"broken": {"line": line, "what": what}}
 
 # %% ../../nbs/30_pipeline/04_reach.ipynb #7c50e9f3
 class Reached:
@@ -221,7 +218,8 @@ def _follow(walk: Walk, path: str) -> bool:
         return False
     if parts[-1] == "**":
         for module in walk.sources.below(path.removesuffix(".**")):
-            walk.go(module, "*")
+            if "broken" not in (walk.sources.facts(module) or {}):  # one of many, and perhaps never imported
+                walk.go(module, "*")
     elif found := _placed(walk, parts):
         walk.go(*found)
         _hidden(walk, *path.rpartition(".")[::2])
@@ -311,10 +309,20 @@ def _lazy(walk: Walk, facts: dict[str, Any], name: str) -> str | None:
     return next((table["lazy"][name] for table in tables if name in table.get("lazy", {})), None)
 
 # %% ../../nbs/30_pipeline/04_reach.ipynb #bb4c3e61
+def _no_python(walk: Walk, module: str, broken: dict[str, Any]) -> UsageError:
+    file, project = walk.sources.files[module], walk.sources.project
+    name = file.relative_to(project).as_posix() if file.is_relative_to(project) else str(file)
+    place = f"{name}, line {broken['line']}" if broken["line"] else name
+    hint = "Correct it; if a notebook exports that file, correct the notebook and run nbdev-export."
+    return UsageError(f"{place}: {broken['what']}.", hint, value=name)
+
+
 def _look(walk: Walk, module: str, name: str) -> None:
     "Take in one place, and go to what it uses"
     facts = walk.sources.facts(module)
     assert facts is not None, f"{module} was found before"
+    if broken := facts.get("broken"):
+        raise _no_python(walk, module, broken)
     lazy = _lazy(walk, facts, name)
     if lazy and name not in facts["definitions"]:
         _follow(walk, lazy)

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -126,6 +127,8 @@ def test_a_failed_step_ends_with_1_and_says_where(ran):
     assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
     assert "✗ failed" in done.stdout and "cannot fit logistic" in done.stdout
     assert "cell 5" in done.stdout and "20_train.ipynb" in done.stdout and "Score" in done.stdout
+    why, end = done.stdout.index("✗ train: ValueError: cannot fit"), done.stdout.index("1 cached, 1 failed")
+    assert why < end and done.stdout.count("✗ train: ValueError") == 1, "told at once, and once"
     [noted] = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("::error ")]
     assert "file=nbs/pipelines/demo/20_train.ipynb" in noted and "cannot fit logistic" in noted
     document = json.loads(command("show", "latest", "--json", cwd=ran).stdout)
@@ -148,7 +151,10 @@ def test_ctrl_c_ends_with_130_and_leaves_a_record(ran):
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=30)
     assert running.returncode == 130, err
-    assert json.loads(out)["status"] == "interrupted"
+    document = json.loads(out)
+    assert document["status"] == "interrupted" and document["steps"][-1]["seconds"] > 0.5
+    assert "■ interrupted  train" in err and "failed" not in err
+    assert "■ interrupted" in command("show", "latest", cwd=ran).stdout.split("parameter")[0]
     [run] = json.loads(command("runs", "-n", "1", "--json", cwd=ran).stdout)["runs"]
     assert run["status"] == "interrupted"
 
@@ -201,3 +207,46 @@ def test_a_library_notebook_that_was_not_exported_is_named_by_plan_and_lint(ran)
         assert f"! {warning}" in done.stderr and f"::warning::{warning}" in done.stderr
         assert f"! {warning}" in command(*words, cwd=ran).stdout
     assert not HEAVY & loaded_by("plan", "demo", cwd=ran)
+
+
+def test_events_that_cannot_be_written_any_more_are_a_warning(ran):
+    done = command("run", "demo", "-p", "train.seed=5", "--events", "/dev/full", cwd=ran)
+    assert done.returncode == 0 and done.stdout.count("! Events are not written any more: No space left") == 1
+    assert "✓ ok" in done.stdout and "Traceback" not in done.stdout + done.stderr
+    line = f"{sys.executable} -m mlops_nb run demo -p train.seed=6 --events stderr 2> >(head -1 >first)"
+    done = subprocess.run(["bash", "-c", line], cwd=ran, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stdout.count("! Events are not written any more: Broken pipe") == 1
+    assert json.loads((ran / "first").read_text())["event"] == "run_started"
+    done = command("run", "demo", "--events", "/dev/full", "--json", cwd=ran)
+    assert done.returncode == 0 and json.loads(done.stdout)["status"] == "ok"
+
+
+DEFECT = """
+import sys
+from mlops_nb.cli import main
+from mlops_nb.core.registry import hooks
+hooks.on("run_completing", lambda **facts: {}["nothing"])
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_defect_in_a_run_is_told_with_the_run(ran):
+    line = [sys.executable, "-c", DEFECT, "run", "demo", "-p", "train.seed=5", "--json"]
+    done = subprocess.run(line, cwd=ran, capture_output=True, text=True, check=False)
+    document = json.loads(done.stdout)
+    assert done.returncode == 1 and document["status"] == "failed" and document["error"]["type"] == "KeyError"
+    assert [step["state"] for step in document["steps"]] == ["cached", "done"]
+    kept = Path(document["error"]["hint"].rpartition(" ")[2])
+    assert "in <lambda>" in kept.read_text(encoding="utf-8") and str(kept) in done.stderr
+    kept.unlink()
+    assert json.loads(command("show", "latest", "--json", cwd=ran).stdout)["status"] == "failed"
+
+
+def test_a_run_that_never_began_is_not_told_as_a_run(ran):
+    ledger = ran / ".mlops" / "ledger.sqlite"
+    with sqlite3.connect(ledger, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        done = command("run", "demo", "-p", "train.seed=5", cwd=ran)
+        document = json.loads(command("run", "demo", "-p", "train.seed=5", "--json", cwd=ran).stdout)
+    assert done.returncode == document["exit"] != 0 and document["error"]["message"] and "run" not in document
+    assert document["error"]["message"] in done.stderr and "mlops-nb show" not in done.stdout
