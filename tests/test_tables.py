@@ -53,6 +53,21 @@ def test_a_semicolon_file_in_windows_1252_with_everything_awkward(project, tmp_p
     assert "ingest" in shown and "roc_auc" in shown
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("train.seed=-1", "at least 0"),
+        ("split.seed=4294967296", "at most 4294967295"),
+        ("evaluate.seed=-1", "at least 0"),
+        ("ingest.source=", "ingest.source is empty"),
+        ("ingest.source=sklearn:wines", "no data set 'sklearn:wines'"),
+    ],
+)
+def test_values_that_no_step_can_use_are_refused_before_a_kernel_starts(project, words, told):
+    error = project.json("plan", "tabular", "-p", words, expect=2)["error"]
+    assert told in error["message"] and error["hint"] and error["notebook"].startswith("nbs/pipelines/tabular/")
+
+
 def test_an_edited_file_of_the_same_name_runs_again(project, tmp_path):
     path = tmp_path / "wine.csv"
     table = load_wine(as_frame=True).frame

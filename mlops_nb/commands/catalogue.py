@@ -7,14 +7,26 @@ __all__ = ['PIPELINE', 'RANGE', 'RUN', 'PLAN', 'LINT', 'PAPERMILL', 'SERVER', 'L
            'DOCTOR', 'COMPLETION', 'COMPLETE', 'CLEAN', 'COMMANDS', 'HEADLINE', 'START']
 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #c17d8fa7
-from .grammar import Argument, Command, Option
+from .grammar import Argument, Command, Option, count
 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #327516b4
 PIPELINE = Argument("PIPELINE", "a folder in nbs/pipelines", complete="pipeline")
 RANGE = (
     Option(("-p", "--param"), "set a parameter; repeat for more", "STEP.NAME=VALUE", many=True, complete="parameter"),
-    Option(("--from",), "begin at this step; what lies before it must have a result", "STEP", complete="step"),
-    Option(("--to",), "end after this step", "STEP", complete="step"),
+    Option(
+        ("-P", "--param-file"),
+        "set parameters from a YAML file; -p wins, a later file wins over an earlier one",
+        "FILE",
+        many=True,
+        complete="file",
+    ),
+    Option(
+        ("--from", "--downstream"),
+        "this step and all that depends on it; what lies before must have a result",
+        "STEP",
+        complete="step",
+    ),
+    Option(("--to",), "this step and all that it depends on", "STEP", complete="step"),
     Option(("--only",), "this step alone", "STEP", complete="step"),
     Option(("--force",), "run the chosen steps although their results are known"),
 )
@@ -34,6 +46,7 @@ RUN = Command(
         ("mlops-nb run tabular", "the default data"),
         ("mlops-nb run tabular -p ingest.source=my.csv -p ingest.target=churned", "your own table"),
         ("mlops-nb run tabular -p train.model=forest --from train", "another model, same split"),
+        ("mlops-nb run tabular -P params.yaml", "many parameters: 'train:', then '  model: forest'"),
         ("mlops-nb run tabular --json > run.json", "for a program"),
     ),
     "Exit codes: 0 ok, 1 a step failed, 2 wrong usage, 3 a gate or a check of the data refused, 4 busy, 130 interrupted.",
@@ -44,7 +57,7 @@ PLAN = Command(
     "Work",
     "mlops_nb.commands.execute:plan",
     (PIPELINE,),
-    RANGE,
+    (*RANGE, Option(("-v", "--verbose"), "show every reason, not only the first ones of each step")),
     (
         ("mlops-nb plan tabular", "which steps would run, and what changed"),
         ("mlops-nb plan tabular -p train.model=forest", "with another parameter"),
@@ -87,7 +100,7 @@ SERVER = Command(
     "A run starts it, and it ends by itself: [pipeline] server and idle in settings.ini.",
 )
 
-LIMIT = Option(("-n", "--limit"), "how many at most", "NUMBER", int)
+LIMIT = Option(("-n", "--limit"), "how many at most", "NUMBER", count)
 
 RUNS = Command(
     "runs",

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import which
 from typing import Any, NamedTuple
 
 from . import git
@@ -218,15 +219,17 @@ def _check_dead_runs(ledger: Any, fix: bool) -> Iterator[Finding]:
 # %% ../../nbs/95_cli/43_checks.ipynb #4a0c659f
 def check_git(settings: Settings, fix: bool) -> Iterator[Finding]:
     "Whether git knows how to treat notebooks"
-    root = git.repository(settings.project)
-    if root is None:
+    if not which("git"):
+        yield Finding("warn", "git", "is not installed: runs are recorded without their commit", "Install git.")
+        return
+    if git.repository(settings.project) is None:
         yield Finding("ok", "git", "this project is in no git repository; once it is: mlops-nb doctor --fix")
         return
     for driver in git.drivers():
-        lack = git.missing(root, driver)
+        lack = git.missing(settings.project, driver)
         if lack and fix:
-            git.set_up(root, driver)
-            lack = git.missing(root, driver)
+            git.set_up(settings.project, driver)
+            lack = git.missing(settings.project, driver)
         fixed = Finding("warn", "git", f"{driver.what}: {lack}", "mlops-nb doctor --fix")
         yield fixed if lack else Finding("ok", "git", f"{driver.what} is set up for notebooks")
 

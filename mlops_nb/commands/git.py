@@ -6,6 +6,8 @@
 __all__ = ['git', 'repository', 'Driver', 'drivers', 'missing', 'set_up']
 
 # %% ../../nbs/95_cli/42_git.ipynb #4fb435b3
+import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -57,39 +59,47 @@ def drivers() -> list[Driver]:
 
 
 def missing(
-    root: Path,  # of the repository
+    folder: Path,  # of the project
     driver: Driver,
 ) -> str:  # empty: nothing is missing
     "What a driver lacks, in words"
-    command = git(root, "config", "--get", driver.key)
+    command = git(folder, "config", "--get", driver.key)
     if not command:
         return "not set up in this clone"
     program = shlex.split(command)[0]
     if not shutil.which(program):
         return f"set up with a program that is gone: {program}"
-    if _attribute(root, driver) != driver.name:
+    if _attribute(folder, driver) != driver.name:
         return "set up, but no attribute of *.ipynb names it"
     return ""
 
 
-def _attribute(root: Path, driver: Driver) -> str:
-    line = git(root, "check-attr", driver.attribute, "--", "any.ipynb") or ""
+def _attribute(folder: Path, driver: Driver) -> str:
+    line = git(folder, "check-attr", driver.attribute, "--", "any.ipynb") or ""
     return line.rpartition(": ")[2]
 
 # %% ../../nbs/95_cli/42_git.ipynb #e1d55aea
+def _pattern(folder: Path) -> str:
+    "The notebooks in a folder of a repository, and nothing else"
+    below = git(folder, "rev-parse", "--show-prefix")
+    if not below:
+        return "*.ipynb"
+    pattern = "/" + re.sub(r"([][*?\\])", r"\\\1", below) + "**/*.ipynb"
+    return json.dumps(pattern, ensure_ascii=False) if re.search(r'[\s"]', pattern) else pattern
+
+
 def set_up(
-    root: Path,  # of the repository
+    folder: Path,  # of the project
     driver: Driver,
 ) -> None:
     "Tell git about a driver"
-    git(root, "config", driver.key, driver.command)
+    git(folder, "config", driver.key, driver.command)
     if driver.attribute == "merge":
-        git(root, "config", "merge.nbdev-merge.name", "join notebooks cell by cell")
-    if _attribute(root, driver) == driver.name:
+        git(folder, "config", "merge.nbdev-merge.name", "join notebooks cell by cell")
+    if _attribute(folder, driver) == driver.name:
         return
-    place = git(root, "rev-parse", "--git-path", "info/attributes") or ".git/info/attributes"
-    path = root / place
+    path = folder / (git(folder, "rev-parse", "--git-path", "info/attributes") or ".git/info/attributes")
     path.parent.mkdir(parents=True, exist_ok=True)
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     blank = "" if before.endswith("\n") or not before else "\n"
-    path.write_text(f"{before}{blank}*.ipynb {driver.attribute}={driver.name}\n", encoding="utf-8")
+    path.write_text(f"{before}{blank}{_pattern(folder)} {driver.attribute}={driver.name}\n", encoding="utf-8")

@@ -9,6 +9,7 @@ __all__ = ['config', 'lint']
 from pathlib import Path
 from typing import Any
 
+from .execute import tell_warnings
 from .terminal import Answer, Terminal, counted
 from ..core.settings import Settings, load_settings
 
@@ -48,14 +49,29 @@ def lint(values: Any, screen: Terminal) -> Answer:
     "`mlops-nb lint [PIPELINE] [--fix]`"
     from mlops_nb.notebook.lint import lint_pipeline
     from mlops_nb.pipeline.graph import pipeline_folder, pipeline_names
+    from mlops_nb.pipeline.lint import dynamic_code
 
     settings = load_settings()
     names = [values.pipeline] if values.pipeline else pipeline_names(settings)
     folders = [pipeline_folder(settings, name) for name in names]
     found = [finding for folder in folders for finding in lint_pipeline(folder, fix=values.fix)]
+    found += [finding for name in names for finding in dynamic_code(settings, name)]
     document = {"schema": 1, "pipelines": names, "findings": [finding._asdict() for finding in found]}
+    document["warnings"] = _export_warnings(settings, folders)
+    tell_warnings(screen, document["warnings"])
     code = int(any(finding.level == "error" for finding in found))
     return Answer(document, lambda screen: _tell_findings(screen, names, found), code)
+
+
+def _export_warnings(settings: Settings, folders: list[Path]) -> list[str]:
+    from mlops_nb.notebook.source import examine_pipeline
+    from mlops_nb.pipeline.fingerprint import Fingerprints
+    from mlops_nb.pipeline.provenance import export_warnings
+
+    fingerprints = Fingerprints(settings)
+    for step in (step for folder in folders for step in examine_pipeline(folder)[0]):
+        fingerprints.find_modules(step)
+    return export_warnings(fingerprints)
 
 
 def _tell_findings(screen: Terminal, names: list[str], found: list[Any]) -> None:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REFUSALS', 'ELSEWHERE', 'storage_error', 'storage_errors', 'sync_folder', 'make_folder', 'temporary_beside',
-           'replace_durably', 'atomic_write']
+           'replace_durably', 'atomic_write', 'silence']
 
 # %% ../../nbs/00_core/02_files.ipynb #c2d85982
 import errno
@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from .errors import StorageError
 
@@ -62,8 +63,12 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:
     "Create `folder` and those above it; the path"
-    with storage_errors(folder):
-        Path(folder).mkdir(parents=True, exist_ok=True)
+    try:
+        with storage_errors(folder):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # a file system that the system itself fills, such as /proc
+        message = f"{folder} cannot be written: no folder can be made there."
+        raise StorageError(message, f"Name a folder on a disk, {ELSEWHERE}", value=str(folder)) from error
     return Path(folder)
 
 # %% ../../nbs/00_core/02_files.ipynb #9d15b3dd
@@ -105,3 +110,13 @@ def atomic_write(
             temporary.unlink(missing_ok=True)
             raise
     return Path(path)
+
+# %% ../../nbs/00_core/02_files.ipynb #ba279f1e
+def silence(stream: TextIO) -> None:
+    "Let what is still to be written to `stream`, whose reader has gone, go nowhere"
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError):
+        stream.close()

@@ -8,7 +8,6 @@ __all__ = ['serializers', 'SHOWN', 'Serializer', 'register_serializer', 'type_of
            'FigureSerializer', 'Report', 'ReportSerializer', 'File', 'FileSerializer']
 
 # %% ../../nbs/00_core/07_serializers.ipynb #89bfdee8
-import base64
 import html
 import json
 import math
@@ -197,8 +196,10 @@ class StoredFigure(Stored):
     def _repr_html_(self) -> str:
         if self.path.stat().st_size > SHOWN:
             return f"<p>{html.escape(repr(self))}</p>"
+        from base64 import b64encode
+
         media = "image/png" if self.meta.get("suffix") == ".png" else "image/svg+xml"
-        data = base64.b64encode(self.path.read_bytes()).decode()
+        data = b64encode(self.path.read_bytes()).decode()
         return f'<img alt="figure" src="data:{media};base64,{data}">'
 
 

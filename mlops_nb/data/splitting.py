@@ -168,6 +168,7 @@ class Split:
 
     train: pd.DataFrame
     test: pd.DataFrame
+    groups: pd.DataFrame  # of the training rows: column `group`, equal where rows must stay together
     summary: dict[str, Any]
     findings: Findings
 
@@ -192,17 +193,18 @@ class _Splitter:
         regression = profile["task"] == "regression"
         self.classes = np.zeros(len(table), dtype=np.int64) if regression else pd.factorize(words, sort=True)[0]
         self.left_out = np.zeros(len(table), dtype=bool)
+        self.numbers = np.arange(len(table))  # of the rows' sets of equal rows, groups, or points in time
 
     def random(self) -> tuple[np.ndarray, str]:
         "By lot, and how in words"
-        units = row_units(self.learned, self.findings)
+        self.numbers = row_units(self.learned, self.findings)
         stratified = self.profile["task"] != "regression"
-        test = draw_by_lot(units, self.classes, self.test_size, self.seed)
+        test = draw_by_lot(self.numbers, self.classes, self.test_size, self.seed)
         return test, "by lot, classes in proportion" if stratified else "by lot"
 
     def group(self, column: str) -> tuple[np.ndarray, str]:
         "By group, and how in words"
-        groups = _group_numbers(pd.Series(self.table[column]), self.findings)
+        self.numbers = groups = _group_numbers(pd.Series(self.table[column]), self.findings)
         test = draw_by_group(groups, self.classes, self.test_size, self.seed)
         number = len(np.unique(groups))
         return test, f"by group: {len(np.unique(groups[test])):,} of {number:,} values of {quote(column)}"
@@ -211,6 +213,7 @@ class _Splitter:
         "By time, and how in words"
         values: Any = self.table[column]
         times = _times(values)
+        self.numbers = np.unique(times, return_inverse=True)[1]
         self.left_out = np.isnan(times)
         if self.left_out.any():
             message = f"{count(int(self.left_out.sum()), 'row')} without a time: in neither part."
@@ -317,4 +320,5 @@ def split_table(
         "target": {name: _target_facts(part, profile) for name, part in parts.items()},
         "findings": findings.document(),
     }
-    return Split(parts["train"], parts["test"], facts, findings)
+    groups = pd.DataFrame({"group": splitter.numbers[sides["train"]].astype(np.int64)})
+    return Split(parts["train"], parts["test"], groups, facts, findings)

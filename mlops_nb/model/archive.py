@@ -10,11 +10,13 @@ __all__ = ['UNREADABLE', 'VALUES', 'TREE', 'TRUSTED', 'pack', 'unpack', 'canonic
 import io
 import json
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -167,15 +169,19 @@ def dump_estimator(
 TRUSTED = ("sklearn", "numpy", "scipy", "mlops_nb")
 
 
-def _is_trusted(name: str, packages: tuple[str, ...]) -> bool:
-    "Whether `name` is a class of a trusted package"
-    if name.split(".")[0] not in packages:
+def _is_trusted(name: str, packages: Iterable[str]) -> bool:
+    "Whether `name` is a class of a trusted package, or a function that one of `packages` defines"
+    package, own = name.split(".")[0], {*packages} - {*TRUSTED} - sys.stdlib_module_names
+    if package not in TRUSTED and package not in packages:
         return False
     module, _, attribute = name.rpartition(".")
     try:
-        return isinstance(getattr(import_module(module), attribute, None), type)
+        found = getattr(import_module(module), attribute, None)
     except ImportError:
         return False
+    return isinstance(found, type) or (
+        package in own and isinstance(found, FunctionType) and found.__module__ == module
+    )
 
 
 def check_types(
@@ -187,12 +193,14 @@ def check_types(
 
     unpack(archive, [TREE])
     names = sorted(get_untrusted_types(data=archive))
-    trusted = (*TRUSTED, *packages)
-    if foreign := [name for name in names if not _is_trusted(name, trusted)]:
+    own = tuple(packages)
+    if foreign := [name for name in names if not _is_trusted(name, own)]:
         hint = "Build the model of parts from these packages"
         hint += "; a class defined in a step belongs into a library notebook." if "__main__" in str(foreign) else "."
         raise UsageError(
-            f"The model holds {', '.join(foreign)}, which is no class of {', '.join(trusted)}.", hint, value=foreign
+            f"The model holds {', '.join(foreign)}, which is no class of {', '.join((*TRUSTED, *own))}.",
+            hint,
+            value=foreign,
         )
     return names
 

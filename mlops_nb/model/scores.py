@@ -17,6 +17,7 @@ from sklearn import metrics as sk
 
 from ..core.errors import UsageError
 from .measures import measure_names
+from .ranking import over_classes, rankings
 from .schema import Task
 
 # %% ../../nbs/50_model/18_scores.ipynb #c5c5c5e9
@@ -45,7 +46,12 @@ class Predictions:
     @property
     def indicators(self) -> np.ndarray:
         "(rows, classes) 1 where the truth is that class"
-        return (self.truth[:, None] == np.array(self.classes, dtype=object)[None, :]).astype(np.float64)
+        return (self.places(self.truth)[:, None] == np.arange(len(self.classes))).astype(np.float64)
+
+    def places(self, names: np.ndarray) -> np.ndarray:
+        "(rows,) number of each row's class in `classes`"
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        return np.array([numbers[name] for name in names], dtype=np.int64)
 
 
 def predict_rows(
@@ -120,12 +126,11 @@ def _binary(found: Predictions) -> dict[str, float]:
 
 def _multiclass(found: Predictions) -> dict[str, float]:
     assert found.probabilities is not None
-    codes = {name: code for code, name in enumerate(found.classes)}
-    truth, predicted = (np.array([codes[name] for name in names]) for names in (found.truth, found.predicted))
+    truth, predicted = found.places(found.truth), found.places(found.predicted)
     present = np.union1d(truth, predicted)
     macro: dict[str, Any] = {"labels": present, "average": "macro", "zero_division": 0}
     precision, recall, f1, _ = sk.precision_recall_fscore_support(truth, predicted, **macro)
-    every = np.arange(len(codes))
+    every = np.arange(len(found.classes))
     numbers = {
         "accuracy": sk.accuracy_score(truth, predicted),
         "precision": precision,
@@ -136,9 +141,9 @@ def _multiclass(found: Predictions) -> dict[str, float]:
     }
     usable = both_classes(found.indicators)
     if usable.any():
-        indicators, scores = found.indicators[:, usable], found.probabilities[:, usable]
-        numbers["roc_auc"] = sk.roc_auc_score(indicators, scores, average="macro")
-        numbers["average_precision"] = sk.average_precision_score(indicators, scores, average="macro")
+        ranked, once = rankings(truth, found.probabilities, np.flatnonzero(usable)), np.ones((1, len(truth)))
+        numbers["roc_auc"] = over_classes([one.roc_auc for one in ranked])(once)[0]
+        numbers["average_precision"] = over_classes([one.average_precision for one in ranked])(once)[0]
     return numbers
 
 
@@ -171,6 +176,7 @@ def unscored(
     found: Predictions,
 ) -> list[str]:
     "Which metrics are absent, and why"
-    absent = [name for name in measure_names(found.task) if name not in score(found)]
+    known = score(found)
+    absent = [name for name in measure_names(found.task) if name not in known]
     same = f"all {len(found.truth)} rows have the same target, {found.truth[0]}" if len(found.truth) else ""
     return [f"{', '.join(absent)}: not computed, because {same}."] if absent else []

@@ -20,9 +20,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import Pipeline
 
 from ..core.errors import UsageError, did_you_mean
-from .artifact import final_estimator
+from .artifact import OWN, final_estimator
 from .candidates import ROUNDS, can_stop_early, make_estimator
 from .features import Algorithm, encoder_folds, make_features, target_type
+from .own import OwnColumns, check_part, kinds_after
 from .schema import Kind, Task, input_kinds
 
 # %% ../../nbs/50_model/05_train.ipynb #1afee03e
@@ -96,6 +97,7 @@ def make_pipeline(
     task: Task,
     model: Algorithm = "boosting",
     *,
+    features: Any = None,  # a function or transformer of the project's library that computes columns
     clip: float = 0.0,  # share of rows at either end at whose value numbers are cut
     seed: int = 0,
     **settings: Any,  # of `make_estimator`: regularisation, max_iter, class_weight...
@@ -105,15 +107,20 @@ def make_pipeline(
     estimator = make_estimator(model, task, len(inputs), classes=classes, smallest=smallest, seed=seed, **settings)
     folds = encoder_folds(pd.Series(target), task)
     means = target_type(task, classes)
-    features = make_features(inputs, kinds, model, means=means, folds=folds, clip=clip, seed=seed)
-    return Pipeline([("features", features), ("estimator", estimator)])
+    steps: list[Any] = []
+    if features is not None:
+        part = check_part(features)
+        steps, computed = [(OWN, OwnColumns(part))], OwnColumns(part).fit(inputs, target).transform(inputs)
+        inputs, kinds = computed, kinds_after(inputs, computed, kinds)
+    prepared = make_features(inputs, kinds, model, means=means, folds=folds, clip=clip, seed=seed)
+    return Pipeline([*steps, ("features", prepared), ("estimator", estimator)])
 
 
 def fit(
     train: pd.DataFrame,  # training rows, target included
     profile: Mapping[str, Any],  # what `ingest` found out about the table
     model: Algorithm = "boosting",
-    **settings: Any,  # of `make_pipeline` and `make_estimator`
+    **settings: Any,  # of `make_pipeline` (features, clip, seed) and `make_estimator`
 ) -> Pipeline:
     "A pipeline fitted to the training rows"
     kinds, task = input_kinds(profile), profile["task"]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NBDEV', 'SHOWING', 'CODE', 'FIGURES', 'DIRECTIVES', 'READERS', 'PATH_READERS', 'VARIABLE_READERS', 'SETTINGS_READERS',
            'MARKER', 'STYLES', 'Check', 'CHECKS', 'Finding', 'check_parameters_cell', 'check_directives', 'check_reads',
-           'check_imports', 'check_classes', 'check_leftovers', 'check_needs', 'mend', 'lint_pipeline']
+           'check_imports', 'check_classes', 'check_leftovers', 'check_needs', 'check_circle', 'mend', 'lint_pipeline']
 
 # %% ../../nbs/20_notebook/16_lint.ipynb #3c19ce0a
 import ast
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from ..core.errors import MlopsError, did_you_mean
 from ..core.files import atomic_write
 from .cells import DIRECTIVE, Cell, shown_path
-from .source import StepSource, examine_pipeline, is_exported, step_paths
+from .source import StepSource, circle_error, examine_pipeline, find_circle, is_exported, step_paths
 
 # %% ../../nbs/20_notebook/16_lint.ipynb #829731ee
 class Finding(NamedTuple):
@@ -212,6 +212,17 @@ def check_needs(steps: list[StepSource]) -> Iterator[Finding]:
                 step.shown, need.cell, need.line, "need", f"{step.name} needs {need.name}, but {known}.", hint
             )
 
+
+def check_circle(steps: list[StepSource]) -> Iterator[Finding]:
+    "Steps that need each other in turn"
+    edges = {step.name: {need.step for need in step.needs} - {step.name} for step in steps}
+    left = dict(edges)
+    while free := [name for name, needed in left.items() if left.keys().isdisjoint(needed)]:
+        for name in free:
+            del left[name]
+    if left:
+        yield _of_error(circle_error({step.name: step for step in steps}, find_circle(edges, left)))
+
 # %% ../../nbs/20_notebook/16_lint.ipynb #8851b78d
 STYLES = [{"indent": indent, "ensure_ascii": ascii_only} for indent in (1, 2, 4, None) for ascii_only in (False, True)]
 
@@ -277,5 +288,5 @@ def lint_pipeline(
         steps, problems = examine_pipeline(folder)
     found = [_of_error(problem) for problem in problems]
     found += [finding for step in steps for check in CHECKS for finding in check(step)]
-    found += [*check_needs(steps), *_strangers(Path(folder))]
+    found += [*check_needs(steps), *check_circle(steps), *_strangers(Path(folder))]
     return sorted(set(found), key=lambda one: (one.notebook, one.cell or 0, one.line or 0, one.rule))

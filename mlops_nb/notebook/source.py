@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['STEM', 'OURS', 'IMPORT_HINT', 'step_name', 'Import', 'StepSource', 'is_parameters_cell', 'is_exported',
-           'examine_step', 'read_step', 'step_paths', 'examine_pipeline', 'read_pipeline']
+           'examine_step', 'read_step', 'step_paths', 'examine_pipeline', 'read_pipeline', 'find_circle',
+           'circle_error']
 
 # %% ../../nbs/20_notebook/05_source.ipynb #0540aa72
 import ast
@@ -12,6 +13,8 @@ import keyword
 import os
 import re
 import unicodedata
+from collections.abc import Collection, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -281,3 +284,32 @@ def read_pipeline(
         hint = "A step is a notebook whose name begins with a number: 10_ingest.ipynb."
         raise UsageError(f"There is no step in {folder}.", hint)
     return steps
+
+# %% ../../nbs/20_notebook/05_source.ipynb #96f33244
+def find_circle(
+    edges: Mapping[str, Collection[str]],  # step -> the steps that it needs
+    left: Collection[str],  # steps that each need another one of these
+) -> list[str]:
+    "Steps that need each other in turn, the first one again at the end"
+    path = [min(left)]
+    while True:
+        following = next(other for other in edges[path[-1]] if other in left)
+        if following in path:
+            return [*path[path.index(following) :], following]
+        path.append(following)
+
+
+def circle_error(
+    steps: Mapping[str, StepSource],
+    circle: list[str],  # names of steps, each of which needs the next one
+) -> NotebookError:
+    "The error of steps that need each other; it points to the first of these needs"
+    needs = [next(n for n in steps[name].needs if n.step == other) for name, other in pairwise(circle)]
+    links = [
+        f"{name} needs {need.name} ({steps[name].path.name}, cell {need.cell}, line {need.line})"
+        for name, need in zip(circle, needs, strict=False)
+    ]
+    message = f"The steps {' -> '.join(circle)} need each other in a circle: {'; '.join(links)}."
+    hint = "Take one of these needs out, or move what both need to a step before them."
+    where = {"notebook": steps[circle[0]].shown, "cell": needs[0].cell, "line": needs[0].line}
+    return NotebookError(message, hint, rule="circle", **where)

@@ -151,10 +151,10 @@ def _incomplete(attempt: Attempt, manifest: Mapping[str, Any], store: Store) -> 
         names = ", ".join(f"'{give.name}'" for give in missing)
         where = {"notebook": step.shown, "cell": missing[0].cell, "line": missing[0].line}
         hint = f"Assign it in every case that ends well: flow.{missing[0].name} = ..."
-        return StepFailed(f"{step.name}: ended without giving {names}.", hint, **where).document()
+        return StepFailed(f"The step ended without giving {names}.", hint, **where).document()
     for name, artifact in manifest["gives"].items():
         if not store.has(artifact["sha256"]):
-            message = f"{step.name}: artifact '{name}' is not in the store."
+            message = f"Artifact '{name}' is not in the store."
             return StepFailed(message, "Run again; if it stays so, check the disk.", notebook=step.shown).document()
     return None
 

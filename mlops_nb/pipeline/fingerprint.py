@@ -11,18 +11,20 @@ import pathlib
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from ..core.hashing import hash_json
 from ..core.serializers import python_types, serializers
 from ..core.settings import Settings
-from ..notebook.cells import Cell
+from ..notebook.cells import Cell, parse_cell
 from ..notebook.source import StepSource, is_parameters_cell
 from .definitions import Uses, digest, dotted, meaning
 from .distributions import Distributions
 from .inputs import input_of
-from .reach import Sources, reach
-from .statcache import StatCache
+from .modules import module_facts
+from .reach import Reached, Sources, import_folders, reach
+from .statcache import Looks, Recall, StatCache
 
 # %% ../../nbs/30_pipeline/07_fingerprint.ipynb #348ce675
 KEY_FORMAT = 1
@@ -90,12 +92,15 @@ def _types_from(packages: set[str]) -> set[str]:
     return {name for name in serializers if {kind.partition(".")[0] for kind in python_types(name)} & packages}
 
 
-def _serializers(sources: Sources, code: StepCode, needed: set[str]) -> list[str]:
+def _serializers(
+    gives: Mapping[str, str | None],  # artifact -> its type, None where the code does not say it
+    packages: set[str],  # that the step imports
+    types: set[str],  # of what it needs
+) -> list[str]:
     "Where the serializers are defined that the step may use"
-    types = needed | {kind for kind in code.gives.values() if kind}
-    if None in code.gives.values():
-        types |= _types_from(reach(sources, code.uses).packages)
-    return sorted(serializers.place(name).replace(":", ".") for name in types if name in serializers)
+    said = {kind for kind in gives.values() if kind}
+    guessed = _types_from(packages) if None in gives.values() else set()
+    return sorted(serializers.place(name).replace(":", ".") for name in types | said | guessed if name in serializers)
 
 
 PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")  # 'churn.features.Clip'
@@ -108,6 +113,9 @@ def _named_in(meta: Any) -> set[str]:
     inner = meta.values() if isinstance(meta, Mapping) else meta if isinstance(meta, list | tuple) else ()
     return {path for value in inner for path in _named_in(value)}
 
+# %% ../../nbs/30_pipeline/07_fingerprint.ipynb #3662ce9c
+_FINDING = [function.__code__.co_filename for function in (parse_cell, meaning, module_facts, reach)]
+
 
 class Fingerprints:
     "Makes the keys of a project's steps; what it learns about files is kept in the workspace"
@@ -117,15 +125,55 @@ class Fingerprints:
         self.project = pathlib.Path(settings.project)
         self.files = StatCache(folder / "files.json")
         self._modules = StatCache(folder / "modules.json")
-        self.sources = Sources(self.project, self._modules)
+        self._looks = Looks()
+        self._recall = Recall(self._looks, folder / "reach.json")
+        self.sources = Sources(self.project, self._modules, self._looks)
         self.distributions = Distributions(folder / "distributions.json")
-        self.modules: dict[str, dict[str, pathlib.Path]] = {}  # step -> modules it reaches
+        self.modules: dict[str, pathlib.Path] = {}  # local modules that steps were found to reach -> their sources
 
     def save(self) -> None:
         "Keep what was learned about files and packages"
-        self.distributions.save()
-        self.files.save()
-        self._modules.save()
+        for kept in (self.distributions, self.files, self._modules, self._recall):
+            kept.save()
+
+    @cached_property
+    def _around(self) -> str:
+        "A hash of what is no file and decides how code is read and found"
+        known = [f"{name} {serializers.place(name)} {' '.join(python_types(name))}" for name in serializers.names()]
+        return digest(sys.version, *import_folders(), *known)
+
+    def code(self, step: StepSource) -> dict[str, Any]:
+        "`step_code` as a document, with the `key` of the texts it was read from"
+        texts = [f"{cell.number} {' '.join(cell.tags)}\n{cell.source}" for cell in step.cells if _counts(cell)]
+        key = digest(self._around, *texts)
+        known = self._recall.get(f"code {step.path}", key)
+        if known is None:
+            code = step_code(step)
+            known = {"key": key, "cells": code.cells, "uses": code.uses.document(), "gives": code.gives}
+            self._recall.put(f"code {step.path}", key, _FINDING, known)
+        return known
+
+    def reached(
+        self,
+        step: StepSource,
+        types: set[str],  # of what it needs
+        brought: Iterable[str],  # dotted paths that its needs name
+    ) -> Reached:
+        "What the step reaches"
+        code, name = self.code(step), f"reach {step.path}"
+        key = digest(code["key"], *sorted(types), *brought)
+        known = self._recall.get(name, key)
+        if known is None:
+            self.sources.asked.clear()
+            also = [*brought]
+            found = reach(self.sources, code["uses"], lambda p: [*_serializers(code["gives"], p, types), *also])
+            known = found.document()
+            self._recall.put(name, key, {*_FINDING, *self.sources.looked_at()}, known)
+        return Reached.of(known)
+
+    def find_modules(self, step: StepSource) -> None:
+        "Enter the local modules that the step's code reaches, whatever its parameters and needs"
+        self.modules |= self.reached(step, set(), []).files
 
     def inputs(self, step: StepSource, values: Mapping[str, Any]) -> dict[str, Any]:
         "What the step's parameters of type `Source` and `Path` stand for"
@@ -143,17 +191,15 @@ class Fingerprints:
         expected: Iterable[str] = (),  # types of needs that nobody has given yet
     ) -> dict[str, Any]:
         "Everything the step's result can depend on; fits in JSON"
-        code = step_code(step)
         types = {*expected, *(str(need["type"]) for need in needs.values())}
         brought = {path for need in needs.values() for path in _named_in(need.get("meta") or {})}
-        found = reach(self.sources, code.uses, [*_serializers(self.sources, code, types), *sorted(brought)])
-        self.modules[step.name] = found.files
-        inputs = self.inputs(step, values)
+        found, inputs = self.reached(step, types, sorted(brought)), self.inputs(step, values)
+        self.modules |= found.files
         return {
             "format": KEY_FORMAT,
             "python": f"{sys.version_info.major}.{sys.version_info.minor}",
             "step": step.name,
-            "cells": code.cells,
+            "cells": self.code(step)["cells"],
             "definitions": dict(sorted(found.definitions.items())),
             "parameters": {name: value for name, value in values.items() if name not in inputs},
             "inputs": inputs,

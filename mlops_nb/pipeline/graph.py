@@ -8,12 +8,12 @@ __all__ = ['pipeline_names', 'pipeline_folder', 'Pipeline', 'load_pipeline']
 # %% ../../nbs/30_pipeline/09_graph.ipynb #d4cd513b
 import pathlib
 from collections.abc import Iterable
-from itertools import pairwise
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 from ..core.errors import UsageError, did_you_mean
 from ..core.settings import Settings
-from ..notebook.source import Need, StepSource, read_pipeline, step_paths
+from ..notebook.source import Need, StepSource, circle_error, find_circle, read_pipeline, step_paths
 
 # %% ../../nbs/30_pipeline/09_graph.ipynb #bd775be1
 def pipeline_names(settings: Settings) -> list[str]:
@@ -40,18 +40,25 @@ class Pipeline(NamedTuple):
     name: str
     folder: pathlib.Path
     steps: dict[str, StepSource]  # each after all that it needs
-    edges: dict[str, list[str]]  # step -> the steps that it needs
+    edges: dict[str, list[str]]  # step -> the steps that it needs; in the same order
 
-    def upstream(self, name: str) -> set[str]:
-        "All steps that a step needs, directly or not"
+    def upstream(self, *names: str) -> set[str]:
+        "All steps that some steps need, directly or not"
         found: set[str] = set()
-        for other in self.edges[name]:
-            found |= {other} | self.upstream(other)
+        todo = [other for name in names for other in self.edges[name]]
+        while todo:
+            if (name := todo.pop()) not in found:
+                found.add(name)
+                todo += self.edges[name]
         return found
 
     def downstream(self, name: str) -> set[str]:
         "All steps that need a step, directly or not"
-        return {other for other in self.steps if name in self.upstream(other)}
+        found: set[str] = set()
+        for other, needed in self.edges.items():
+            if not found.isdisjoint(needed) or name in needed:
+                found.add(other)
+        return found
 
 
 def _missing(step: StepSource, need: Need, steps: dict[str, StepSource]) -> UsageError:
@@ -81,37 +88,24 @@ def _edges(steps: dict[str, StepSource]) -> dict[str, list[str]]:
     return edges
 
 # %% ../../nbs/30_pipeline/09_graph.ipynb #ad0ee378
-def _circle(edges: dict[str, list[str]], left: Iterable[str]) -> list[str]:
-    "Steps that need each other in turn, the first one again at the end"
-    left = set(left)
-    path = [min(left)]
-    while True:
-        following = next(other for other in edges[path[-1]] if other in left)
-        if following in path:
-            return [*path[path.index(following) :], following]
-        path.append(following)
-
-
 def _refuse_circle(steps: dict[str, StepSource], edges: dict[str, list[str]], left: Iterable[str]) -> UsageError:
-    circle = _circle(edges, left)
-    links = []
-    for name, other in pairwise(circle):
-        need = next(need for need in steps[name].needs if need.step == other)
-        links.append(f"{name} needs {need.name} ({steps[name].path.name}, cell {need.cell}, line {need.line})")
-    return UsageError(
-        f"The steps {' -> '.join(circle)} need each other in a circle: {'; '.join(links)}.",
-        "Take one of these needs out, or move what both need to a step before them.",
-    )
+    return circle_error(steps, find_circle(edges, set(left)))
 
 
 def _ordered(steps: dict[str, StepSource], edges: dict[str, list[str]]) -> list[str]:
     "The steps' names, each after what it needs"
-    order: list[str] = []
-    while len(order) < len(steps):
-        ready = [name for name in steps if name not in order and set(edges[name]) <= set(order)]
-        if not ready:
-            raise _refuse_circle(steps, edges, set(steps) - set(order))
-        order.append(ready[0])
+    names, order = list(steps), []
+    waiting = {name: set(edges[name]) for name in names}
+    ready = [place for place, name in enumerate(names) if not waiting[name]]
+    while ready:
+        order.append(names[heappop(ready)])
+        for place, name in enumerate(names):
+            if order[-1] in waiting[name]:
+                waiting[name].remove(order[-1])
+                if not waiting[name]:
+                    heappush(ready, place)
+    if len(order) < len(names):
+        raise _refuse_circle(steps, edges, set(names) - set(order))
     return order
 
 
@@ -123,4 +117,5 @@ def load_pipeline(
     folder = pipeline_folder(settings, name)
     steps = {step.name: step for step in read_pipeline(folder)}
     edges = _edges(steps)
-    return Pipeline(name, folder, {step: steps[step] for step in _ordered(steps, edges)}, edges)
+    order = _ordered(steps, edges)
+    return Pipeline(name, folder, {step: steps[step] for step in order}, {step: edges[step] for step in order})

@@ -12,7 +12,9 @@ from typing import Any
 
 from ..core.errors import UsageError
 from ..core.hashing import hash_json, sha256_file
+from ..data.bundled import TARGETS, other_data_sets
 from ..notebook.parameters import Parameter
+from ..notebook.redact import Redactor
 from .distributions import ABSENT, Distributions
 from .statcache import StatCache
 
@@ -58,10 +60,13 @@ def _location(parameter: Parameter, value: str, project: pathlib.Path, cache: St
         if path.is_dir():
             return {"value": value, "kind": "folder", "sha256": folder_digest(path, cache)}
         return {"value": value, "kind": "file", "sha256": file_digest(path, cache), "suffix": _suffix(path)}
-    except FileNotFoundError:
-        raise _refuse(parameter, f"there is no file '{value}'.", hint, value) from None
     except OSError as error:
-        raise _refuse(parameter, f"'{value}' cannot be read: {error.strerror}.", hint, value) from None
+        if path.is_dir():
+            message = f"the folder '{value}' cannot be read whole, because of '{error.filename}': {error.strerror}."
+            raise _refuse(parameter, message, "Mend that, or name a folder with nothing but the data.", value) from None
+        missing = isinstance(error, FileNotFoundError)
+        what = f"there is no file '{value}'." if missing else f"'{value}' cannot be read: {error.strerror}."
+        raise _refuse(parameter, what, hint, value) from None
 
 
 def input_of(
@@ -75,6 +80,8 @@ def input_of(
     if not value:
         return {"value": value, "kind": "nothing"}
     if value.startswith(BUNDLED):
+        if (name := value.removeprefix(BUNDLED)) not in TARGETS:
+            raise _refuse(parameter, f"there is no data set '{value}'.", other_data_sets(name), value)
         version = distributions.version("scikit-learn")
         if version == ABSENT:
             raise _refuse(parameter, f"'{value}' needs scikit-learn.", "Install it: pip install scikit-learn.", value)
@@ -82,4 +89,5 @@ def input_of(
     if is_location(value):
         return _location(parameter, value, pathlib.Path(project), cache)
     hint = f"Save it to a file first, then pass the file: -p {parameter.title}=PATH."
-    raise _refuse(parameter, f"'{value}' is an address, and data is read from files.", hint, value)
+    message = f"'{Redactor().text(value)}' is an address, and data is read from files."
+    raise _refuse(parameter, message, hint, Redactor().text(value))

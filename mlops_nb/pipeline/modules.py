@@ -8,7 +8,7 @@ __all__ = ['module_facts']
 # %% ../../nbs/30_pipeline/03_modules.ipynb #91de7b14
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .definitions import Uses, digest, dotted, meaning, never_imported, uses_of
@@ -34,9 +34,11 @@ def _binds(statement: ast.stmt) -> set[str]:
 
 def _changes(statement: ast.stmt) -> set[str]:
     "Names whose values a statement changes in place"
-    if isinstance(statement, ast.Assign):
-        roots = {_root(target) for target in statement.targets}
-    elif isinstance(statement, ast.AugAssign | ast.AnnAssign):
+    if isinstance(statement, ast.Assign | ast.AnnAssign):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        parts = [part for target in targets for part in getattr(target, "elts", [target])]
+        roots = {_root(part) for part in parts if not isinstance(part, ast.Name)}
+    elif isinstance(statement, ast.AugAssign):
         roots = {_root(statement.target)}
     elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
         roots = {_root(statement.value)} if isinstance(statement.value.func, ast.Attribute) else set()
@@ -101,15 +103,6 @@ def _lazy(tree: ast.Module) -> dict[str, str]:
                 found[name] = f"{module}.{attribute or name}"
     return found
 
-
-def _exports(tree: ast.Module) -> list[str] | None:
-    "The names in `__all__`, where they are a literal"
-    for statement in tree.body:
-        names = getattr(statement, "value", None)
-        if _changes(statement) == {"__all__"} and isinstance(names, ast.List | ast.Tuple):
-            return [str(getattr(name, "value", "")) for name in names.elts]
-    return None
-
 # %% ../../nbs/30_pipeline/03_modules.ipynb #42bf92e0
 def _bases(tree: ast.Module) -> dict[str, list[str]]:
     "Class -> names of its bases, the metaclass included"
@@ -151,14 +144,36 @@ def _owned(statements: list[ast.stmt], imports: dict[str, set[str]]) -> dict[str
     return owned
 
 
-def _definition(statements: list[ast.stmt], uses: Uses) -> dict[str, Any]:
+def _between(name: str, owned: dict[str, list[ast.stmt]], uses: Uses) -> list[str]:
+    "Where a definition stands between the lines that make the tables it uses"
+    if all(isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef) for statement in owned[name]):
+        return []
+    lines = [statement.lineno for statement in owned[name]]
+    heads = {used.partition(".")[0] for used in uses.names} - {name}
+    return [
+        f"{head} {[sum(part.lineno < line for part in owned[head]) for line in lines]}"
+        for head in sorted(heads & owned.keys())
+        if len(owned[head]) > 1
+    ]
+
+
+def _order(tree: ast.Module, imports: Uses, owned: Iterable[str]) -> str:
+    "A hash of the sequence of top-level statements, '' where each name has one origin"
+    several = [name for name, targets in imports.imports.items() if len(targets) > 1 or name in owned]
+    if not several and not imports.stars:
+        return ""
+    kinds = (ast.Import, ast.ImportFrom)
+    return digest(*(ast.dump(s) if isinstance(s, kinds) else " ".join(sorted(_binds(s))) for s in _statements(tree)))
+
+
+def _definition(statements: list[ast.stmt], uses: Uses, between: list[str]) -> dict[str, Any]:
     return {
-        "hash": digest(*map(meaning, statements)),
+        "hash": digest(*map(meaning, statements), *between),
         "names": sorted(uses.names),
         "targets": sorted(uses.targets),
         "mentions": sorted(uses.mentions),
         "runs": sorted(uses.runs),
-        "dynamic": uses.dynamic,
+        "dynamic": sorted(set(uses.dynamic)),
     }
 
 
@@ -171,10 +186,12 @@ def module_facts(
     imports = [part for part in _statements(tree) if isinstance(part, ast.Import | ast.ImportFrom)]
     others = [part for part in _statements(tree) if not isinstance(part, ast.Import | ast.ImportFrom)]
     module = uses_of(imports, base)
-    definitions = {}
-    for name, statements in _owned(others, module.imports).items():
+    definitions, owned = {}, _owned(others, module.imports)
+    order = _order(tree, module, owned)
+    for name, statements in owned.items():
         uses = uses_of(statements, base)
-        definitions[name] = _definition(statements, uses)
+        uses.dynamic += module.dynamic
+        definitions[name] = _definition(statements, uses, _between(name, owned, uses))
         for bound, targets in uses.imports.items():  # made inside a top-level `try` or `if`
             module.imports.setdefault(bound, set()).update(targets)
         module.stars |= uses.stars
@@ -183,7 +200,7 @@ def module_facts(
         "imports": {name: sorted(targets) for name, targets in sorted(module.imports.items())},
         "runs": sorted(module.runs),
         "stars": sorted(module.stars),
-        "exports": _exports(tree),
+        "order": order,
         "lazy": _lazy(tree),
         "bases": _bases(tree),
         "gatherers": sorted(_gatherers(tree)),

@@ -17,7 +17,7 @@ from ..core.settings import Settings
 from ..core.store import Store
 from ..notebook.redact import Redactor, environment_secrets
 from ..notebook.source import StepSource
-from .fingerprint import Fingerprints, key_of, step_code
+from .fingerprint import Fingerprints, key_of
 from .graph import Pipeline, load_pipeline
 from .inputs import file_digest
 from .parameters import resolve_parameters
@@ -84,24 +84,27 @@ class Planner:
         needs = {need.name: known[need.step][need.artifact] for need in step.needs if need.step in known}
         waits = [other for other in self.pipeline.edges[name] if other not in known]
         parts = self.fingerprints.parts(step, self.values[name], needs, self._expected(step, waits))
-        last = self.ledger.last_parts(self.pipeline.name, name)
-        shown = self.redactor.json(parts)
         if waits:
-            reasons = _waiting(shown, last, waits, name in self.force)
+            reasons = _waiting(self.redactor.json(parts), self._last(name), waits, name in self.force)
             return Decision(name, "run", reasons, needs=needs)
         key = key_of(parts)
         result = self.ledger.find_results([key]).get(key)
         unfit = _unfit(self.store, self.fingerprints, result["manifest"]["gives"]) if result else {}
         if result and not unfit and name not in self.force:
             return Decision(name, "cached", [UP_TO_DATE], key, parts, needs, result)
-        reasons = ["forced"] if name in self.force else list(unfit.values()) or explain(last, shown)
+        forced = ["forced"] if name in self.force else list(unfit.values())
+        reasons = forced or explain(self._last(name), self.redactor.json(parts))
         return Decision(name, "run", reasons or [NOT_KEPT], key, parts, needs, None, tuple(unfit))
+
+    def _last(self, name: str) -> dict[str, Any] | None:
+        "The parts of a step's last good result"
+        return self.ledger.last_parts(self.pipeline.name, name)
 
     def _expected(self, step: StepSource, waits: list[str]) -> set[str]:
         "Types of what the step will read, where the notebooks that give it say so"
         types = set()
         for other in waits:
-            gives = step_code(self.pipeline.steps[other]).gives
+            gives = self.fingerprints.code(self.pipeline.steps[other])["gives"]
             types |= {gives.get(need.artifact) for need in step.needs if need.step == other}
         return {kind for kind in types if kind}
 
@@ -148,7 +151,9 @@ def chosen_steps(
     if only:
         chosen &= {_known(pipeline, only)}
     if not chosen:
-        raise UsageError(f"No step comes after '{first}' and before '{last or only}'.", "Choose other steps.")
+        words = (("--from", first), ("--to", last), ("--only", only))
+        together = " ".join(f"{flag} {name}" for flag, name in words if name)
+        raise UsageError(f"No step is left by {together}.", "Choose other steps, or leave one of these words away.")
     return chosen
 
 
@@ -207,10 +212,12 @@ def make_plan(
     planner = Planner(
         settings, pipeline, values, Ledger.open(settings, create=False), frozenset(chosen if force else ())
     )
-    wanted = chosen.union(*(pipeline.upstream(step) for step in chosen))
+    wanted = chosen | pipeline.upstream(*chosen)
     decisions: dict[str, Decision] = {}
+    given: dict[str, Artifacts | None] = {}
     for step in (step for step in pipeline.steps if step in wanted):
-        decisions[step] = planner.decide(step, {other: decision.gives for other, decision in decisions.items()})
+        decisions[step] = planner.decide(step, given)
+        given[step] = decisions[step].gives
         _require_cached(decisions[step], chosen)
     planner.fingerprints.save()
     return Plan(pipeline, values, decisions, planner)

@@ -7,7 +7,6 @@ __all__ = ['UP_TO_DATE', 'NEVER_RUN', 'short', 'place', 'explain']
 
 # %% ../../nbs/30_pipeline/08_reasons.ipynb #bbe9b371
 from collections.abc import Callable, Mapping
-from difflib import SequenceMatcher
 from typing import Any
 
 # %% ../../nbs/30_pipeline/08_reasons.ipynb #a88d2b62
@@ -43,6 +42,8 @@ def _compare(
 # %% ../../nbs/30_pipeline/08_reasons.ipynb #6123d772
 def _cells(old: list[list[Any]], new: list[list[Any]]) -> list[str]:
     "Cells that changed, by their numbers in the notebook as it is now"
+    from difflib import SequenceMatcher
+
     reasons = []
     match = SequenceMatcher(None, [found for _, found in old], [found for _, found in new], autojunk=False)
     for _, i, to_i, j, to_j in (code for code in match.get_opcodes() if code[0] != "equal"):

@@ -10,11 +10,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TextIO
 
 from ..core.errors import UsageError
+from ..core.files import silence
 
 # %% ../../nbs/30_pipeline/12_reporter.ipynb #ba253f85
 class Reporter:
@@ -76,20 +78,22 @@ class EventWriter(Reporter):
     def __init__(
         self,
         stream: TextIO,  # opened for appending
+        on_loss: Callable[[str], None] = warnings.warn,  # is told when the stream takes no more events
     ):
-        self.stream = stream
-        self.run = ""
+        self.stream, self.on_loss = stream, on_loss
+        self.run, self.lost = "", False
 
     @classmethod
     def open(
         cls,
         target: str | os.PathLike[str],  # a path, or 'stderr'
+        on_loss: Callable[[str], None] = warnings.warn,
     ) -> "EventWriter":
         "A writer to a file, or to the standard error stream"
         if target == "stderr":
-            return cls(sys.stderr)
+            return cls(sys.stderr, on_loss)
         try:
-            return cls(open(target, "a", encoding="utf-8"))
+            return cls(open(target, "a", encoding="utf-8"), on_loss)
         except OSError as error:
             raise UsageError(
                 f"Events cannot be written to {target}: {error.strerror}.", "Name a file in a folder that exists."
@@ -98,8 +102,15 @@ class EventWriter(Reporter):
     def write(self, event: str, **facts: Any) -> None:
         "Write one event"
         line = json.dumps({"event": event, "t": round(time.time(), 3), "run": self.run, **facts}, ensure_ascii=False)
-        self.stream.write(line + "\n")
-        self.stream.flush()
+        if self.lost:
+            return
+        try:
+            self.stream.write(line + "\n")
+            self.stream.flush()
+        except OSError as error:
+            self.lost = True
+            silence(self.stream)
+            self.on_loss(f"Events are not written any more: {error.strerror}. The run goes on.")
 
     def run_started(self, run: dict[str, Any]) -> None:
         self.run = run["run"]

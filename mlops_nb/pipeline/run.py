@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ..core.errors import Interrupted, MlopsError, UsageError
 from ..core.faults import point
+from ..core.files import storage_error
 from ..core.ledger import Ledger
 from ..core.registry import hooks
 from ..core.settings import Settings
@@ -22,7 +23,7 @@ from .fingerprint import Fingerprints, key_of
 from .interruption import Interruption
 from .parameters import flat
 from .plan import Artifacts, Decision, Plan, Planner, make_plan
-from .provenance import git_state, keep_sources, source_name, unexported
+from .provenance import export_warnings, git_state, keep_sources, source_name
 from .reasons import explain
 from .reporter import Reporter
 
@@ -76,6 +77,7 @@ class RunResult(NamedTuple):
 
     document: dict[str, Any]
     exit_code: int  # 0 ok, 1 a step failed, 2 storage, 3 refused, 4 busy, 130 interrupted
+    defect: Exception | None = None  # a mistake of ours that ended the run
 
 # %% ../../nbs/30_pipeline/16_run.ipynb #81553baf
 class _StepEnded(Exception):
@@ -99,7 +101,9 @@ class Run:
         self.given: dict[str, Artifacts | None] = {}
         self.contents: dict[str, bytes] = {}
         self.begun = False  # does the ledger know this run?
+        self.defect: Exception | None = None  # a mistake of ours that ended it
         self.current: Attempt | None = None  # the one that is being tried
+        self.since = 0.0  # when that began
         self.interruption = Interruption()
 
     @property
@@ -128,8 +132,7 @@ def _store_sources(run: Run) -> dict[str, str]:
     project, planner = run.settings.project, run.plan.planner
     for name in run.plan.decisions:
         run.contents[name] = run.plan.pipeline.steps[name].path.read_bytes()
-    modules = {module: file for reached in planner.fingerprints.modules.values() for module, file in reached.items()}
-    files = {source_name(file, project, module): file for module, file in modules.items()}
+    files = {source_name(file, project, module): file for module, file in planner.fingerprints.modules.items()}
     kept = keep_sources(planner.store, files)
     for name, content in run.contents.items():
         kept[source_name(run.plan.pipeline.steps[name].path, project)] = planner.store.put_bytes(content)
@@ -137,15 +140,10 @@ def _store_sources(run: Run) -> dict[str, str]:
 
 
 def _warn_unexported(run: Run, strict: bool) -> None:
-    fingerprints = run.plan.planner.fingerprints
-    modules = {file for reached in fingerprints.modules.values() for file in reached.values()}
-    names = [source_name(path, run.settings.project) for path in unexported(modules, fingerprints.files)]
-    if not names:
-        return
-    message = f"Changed since its export: {', '.join(names)}. The run uses the exported modules."
-    if strict:
-        raise UsageError(message, "Export first: nbdev-export.")
-    run.reporter.warning(f"{message} To use the changes, run nbdev-export first.")
+    for warning in export_warnings(run.plan.planner.fingerprints):
+        if strict:
+            raise UsageError(warning, "Or leave --strict away.")
+        run.reporter.warning(warning)
 
 
 def _prepare(run: Run, strict: bool) -> dict[str, str]:
@@ -217,7 +215,7 @@ def _execute(run: Run, decision: Decision) -> None:
     facts = {"position": step.position, "key": decision.key, "reasons": decision.reasons, "attempt": attempt.place}
     with run.interruption.shield():
         run.ledger.begin_step(run.id, name, **facts)
-        run.current = attempt
+        run.current, run.since = attempt, time.monotonic()
     outcome = try_step(attempt, run.redactor, lambda *place: run.reporter.progress(name, *place))
     point("after-object-write")
     if outcome.error:
@@ -290,11 +288,10 @@ def _skip_rest(run: Run, because: str) -> None:
 def _close(run: Run, status: str, error: dict[str, Any] | None, because: str) -> None:
     "Enter how the run ended; on a disk that takes nothing any more, at least tell"
     run.document |= {"status": status, "error": error, "seconds": round(time.monotonic() - run.started, 3)}
-    if not run.begun:
-        return
     try:
         if run.current and error:
-            _fail(run, run.current, run.plan.decisions[run.current.step.name].reasons, error, 0.0)
+            reasons = run.plan.decisions[run.current.step.name].reasons
+            _fail(run, run.current, reasons, error, time.monotonic() - run.since)
         _skip_rest(run, because)
         run.ledger.end_run(run.id, status, error)
     except MlopsError as trouble:
@@ -320,7 +317,30 @@ def _complete(run: Run) -> None:
         run.ledger.end_run(run.id, "ok")
 
 
-ENDS = {"Refused": ("refused", 3), "StorageError": ("failed", 2)}  # others: failed, 1
+# others: failed, 1
+ENDS = {"Refused": ("refused", 3), "StorageError": ("failed", 2), "Interrupted": ("interrupted", 130)}
+
+
+def _known(run: Run, error: Exception | KeyboardInterrupt) -> MlopsError | None:
+    "What ended a run, as an error that a user can mend; None for a mistake of ours"
+    if isinstance(error, KeyboardInterrupt):
+        hint = "Run the same command again: what is finished is reused."
+        return Interrupted(f"The run was stopped by {error.args[0] if error.args else 'an interrupt'}.", hint)
+    if isinstance(error, OSError):
+        return storage_error(error, error.filename or run.settings.workspace.path)
+    return error if isinstance(error, MlopsError) else None
+
+
+def _end_early(run: Run, error: Exception | KeyboardInterrupt) -> int:
+    "Close a run that something else than a step has ended; the exit code"
+    known = _known(run, error)
+    if known is None and isinstance(error, Exception):
+        run.defect = error
+    told = known or MlopsError(str(error), "This is a defect; please report it.")
+    status, code = ENDS.get(type(told).__name__, ("failed", told.exit_code if known else 1))
+    document = told.document() if known else told.document() | {"type": type(error).__name__}
+    _close(run, status, run.redactor.json(document), "interrupted" if status == "interrupted" else "the run failed")
+    return code
 
 
 def _attend(run: Run, sources: dict[str, str], command: Sequence[str]) -> int:
@@ -334,19 +354,10 @@ def _attend(run: Run, sources: dict[str, str], command: Sequence[str]) -> int:
         status, code = ENDS.get(ended.error["type"], ("failed", 1))
         _close(run, status, None, f"{ended.step} {'refused' if status == 'refused' else 'failed'}")
         return code
-    except KeyboardInterrupt as stop:
-        hint = "Run the same command again: what is finished is reused."
-        error = Interrupted(f"The run was stopped by {stop.args[0] if stop.args else 'an interrupt'}.", hint)
-        _close(run, "interrupted", error.document(), "interrupted")
-        return error.exit_code
-    except MlopsError as error:
-        status, code = ENDS.get(type(error).__name__, ("failed", error.exit_code))
-        _close(run, status, run.redactor.json(error.document()), "the run failed")
-        return code
-    except Exception as error:
-        document = {"type": type(error).__name__, "message": str(error), "hint": "This is a defect; please report it."}
-        _close(run, "failed", run.redactor.json(document), "the run failed")
-        raise
+    except (KeyboardInterrupt, Exception) as error:
+        if not run.begun:
+            raise
+        return _end_early(run, error)
 
 
 def run_pipeline(
@@ -363,7 +374,7 @@ def run_pipeline(
     command: Sequence[str] = (),  # the command line, for the record
     folder: str | os.PathLike[str] | None = None,  # where relative paths start; default: the current folder
 ) -> RunResult:
-    "Run a pipeline; raises only before it has begun, or for a defect"
+    "Run a pipeline; raises only before it has begun"
     options = {"from_": from_, "to": to, "only": only, "folder": folder}
     plan, hears = make_plan(settings, name, parameters, force=force, **options), reporter or Reporter()
     hears.plan(plan)
@@ -376,4 +387,4 @@ def run_pipeline(
         except KeyboardInterrupt:  # the run is over and recorded; only whoever still listened was cut short
             hears.warning("Stopped before everything that follows a run was done; the run itself is complete.")
     hears.finished(run.document)
-    return RunResult(run.document, code)
+    return RunResult(run.document, code, run.defect)

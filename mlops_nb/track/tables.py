@@ -126,7 +126,7 @@ def _plain(table: RunTable) -> str:
 # %% ../../nbs/40_track/05_tables.ipynb #866fd71b
 def _html(table: RunTable) -> str:
     "The table as HTML that needs no style sheet and no script"
-    style = {column: f"{CELL}{'right' if _right(table, column) else 'left'}" for column in table.columns}
+    style = {c: f"{CELL}{'right' if _right(table, c) else 'left'};white-space:nowrap" for c in table.columns}
     line = "border-bottom:2px solid #57606a"
     heads = (f'<th scope="col" style="{style[column]};{line}">{html.escape(column)}</th>' for column in style)
     rows = (
@@ -137,7 +137,8 @@ def _html(table: RunTable) -> str:
     caption = f'<caption style="text-align:left;font-weight:600;padding:4px 0">{html.escape(table.caption)}</caption>'
     head = f"<thead><tr>{''.join(heads)}</tr></thead>" if table.rows else ""
     below = "".join(f'<div style="font-size:12px">{html.escape(text)}</div>' for text in table._lines_below())
-    return f'<table style="{TABLE}">{caption}{head}<tbody>{body}</tbody></table>{below}'
+    drawn = f'<table style="{TABLE}">{caption}{head}<tbody>{body}</tbody></table>'
+    return f'<div style="overflow-x:auto">{drawn}</div>{below}'
 
 
 def _cell(column: str, value: Any) -> str:

@@ -1,10 +1,10 @@
 """A small project whose two steps need nothing but Python."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
+from cli_support import notebook
 
 MAKE = """\
 #| parameters
@@ -14,18 +14,6 @@ TRAIN = """\
 model: Literal["forest", "logistic"] = "forest"  # algorithm to fit
 seed: int = 0  # seeds every random choice
 fail: bool = False  # raise in the last cell"""
-
-
-def notebook(*cells: str | tuple[str, str]) -> str:
-    """A notebook's file: code cells as text, prose as ('markdown', text)."""
-    written = []
-    for number, cell in enumerate(cells):
-        kind, source = cell if isinstance(cell, tuple) else ("code", cell)
-        tags = {"tags": ["parameters"]} if source.startswith("#| parameters") else {}
-        entry = {"cell_type": kind, "id": f"cell-{number}", "metadata": tags, "source": source}
-        written.append(entry | ({"execution_count": None, "outputs": []} if kind == "code" else {}))
-    kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
-    return json.dumps({"cells": written, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}, indent=1) + "\n"
 
 
 def make_project(folder: Path) -> Path:

@@ -56,6 +56,20 @@ def test_its_settings_and_steps_are_sound(made):
     assert done.returncode == 0 and json.loads(done.stdout)["pipelines"] == ["churn"], done.stdout
 
 
+def test_lint_and_plan_see_a_circle_at_the_same_place(project):
+    step = project / "nbs" / "pipelines" / "demo" / "10_make.ipynb"
+    text = step.read_text(encoding="utf-8").replace("list(range(rows))", "[flow.train.metrics] * rows")
+    step.write_text(text, encoding="utf-8")
+    done = command("lint", "--json", cwd=project)
+    [finding] = json.loads(done.stdout)["findings"]
+    refused = command("plan", "demo", "--json", cwd=project)
+    error = json.loads(refused.stdout)["error"]
+    assert (done.returncode, refused.returncode, finding["rule"]) == (1, 2, "circle")
+    assert "make -> train -> make" in error["message"] == finding["message"]
+    place = {"notebook": "nbs/pipelines/demo/10_make.ipynb", "cell": 4, "line": 1}
+    assert {name: error[name] for name in place} == {name: finding[name] for name in place} == place
+
+
 def test_its_module_is_what_its_notebook_exports(made, tmp_path):
     copy = shutil.copytree(made, tmp_path / "churn")
     before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
@@ -72,9 +86,9 @@ def test_its_metadata_reach_setuptools(made):
 
 
 def test_the_library_of_a_new_project_passes_its_own_test(made):
-    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "ratio or sound"]
+    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "ratio or sound or columns"]
     done = subprocess.run(line, cwd=made, capture_output=True, text=True, check=False)
-    assert "2 passed" in done.stdout, done.stdout
+    assert "3 passed" in done.stdout, done.stdout
 
 
 def test_the_packaged_steps_are_those_of_the_tabular_pipeline(tmp_path):
@@ -148,6 +162,20 @@ def test_the_filter_drops_the_outputs_of_a_step_and_keeps_what_is_no_notebook():
         assert cleaned_bytes(content)[0] == content
 
 
+def test_the_filter_knows_a_step_without_parameters_by_its_folder(project):
+    shown = {"output_type": "stream", "name": "stdout", "text": ["row 17: Ada, 36"]}
+    cell = {"cell_type": "code", "id": "a", "execution_count": 1, "metadata": {}, "outputs": [shown], "source": "1"}
+    content = json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+
+    def cleaned(path: str, cwd: Path) -> str:
+        line = [sys.executable, "-m", "mlops_nb", "clean", path]
+        return subprocess.run(line, cwd=cwd, input=content, capture_output=True, text=True, check=True).stdout
+
+    for path, cwd in (("nbs/pipelines/demo/30_plain.ipynb", project), ("demo/nbs/pipelines/x/a.ipynb", project.parent)):
+        assert "row 17" not in cleaned(path, cwd)
+    assert "row 17" in cleaned("nbs/lib/00_features.ipynb", project) and "row 17" in cleaned("a.ipynb", project.parent)
+
+
 def test_doctor_sets_up_git_once_and_for_all(project):
     subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
     before = json.loads(command("doctor", "--json", cwd=project).stdout)["findings"]
@@ -166,9 +194,33 @@ def test_doctor_sets_up_git_once_and_for_all(project):
     assert b'"execution_count": 12' not in stored.stdout and b'"execution_count": 12' in step.read_bytes()
 
 
+@pytest.mark.parametrize("place", ["sub/demo", "my [new] demo\\s/demo"])
+def test_doctor_leaves_the_notebooks_of_an_enclosing_repository_alone(project, tmp_path, place):
+    root = tmp_path / "repository"
+    root.mkdir()
+    subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
+    folder = Path(shutil.copytree(project, root / place))
+    after = json.loads(command("doctor", "--fix", "--json", cwd=folder).stdout)["findings"]
+    assert {f["level"] for f in after if f["check"] == "git"} == {"ok"}
+    step = folder / "nbs" / "pipelines" / "demo" / "10_make.ipynb"
+    shown = {"output_type": "stream", "name": "stdout", "text": ["row 17: Ada, 36"]}
+    step.write_text(step.read_text().replace('"outputs": []', f'"outputs": [{json.dumps(shown)}]'), encoding="utf-8")
+    foreign = [shutil.copy(step, root / "own.ipynb"), shutil.copy(step, folder.parent / "own.ipynb")]
+    subprocess.run(["git", "add", "-A"], cwd=root, check=True)
+
+    def stored(path: Path) -> bytes:
+        line = ["git", "show", f":{Path(path).relative_to(root).as_posix()}"]
+        return subprocess.run(line, cwd=root, capture_output=True, check=True).stdout
+
+    assert b"row 17" not in stored(step)
+    assert [stored(path) for path in foreign] == [step.read_bytes()] * 2
+
+
 def test_doctor_outside_of_git_and_with_a_broken_setting(project):
     told = command("doctor", cwd=project).stdout
     assert "in no git repository" in told and "kernel" in told and "Traceback" not in told
+    told = command("doctor", cwd=project, PATH="/nonexistent").stdout
+    assert "is not installed: runs are recorded without their commit" in told and "in no git repository" not in told
     (project / "settings.ini").write_text("[tracking]\nmoed = off\n", encoding="utf-8")
     done = command("doctor", cwd=project)
     assert done.returncode == 1 and "Did you mean 'mode'?" in done.stdout

@@ -96,7 +96,7 @@ def document(done: subprocess.CompletedProcess) -> dict:
         (["rnu", "tabular"], "Did you mean 'run'?"),
         (["run", "tabular", "--forse"], "Did you mean '--force'?"),
         (["run"], "mlops-nb run PIPELINE [options]"),
-        (["runs", "-n", "many"], "Give a whole number."),
+        (["runs", "-n", "many"], "Give a whole number that is not negative."),
         (["show"], "mlops-nb show RUN [STEP]"),
         (["run", "demo", "train.seed=1"], "Parameters are set by -p step.name=value."),
         (["plan", "dmeo"], "Did you mean 'demo'?"),
@@ -104,6 +104,13 @@ def document(done: subprocess.CompletedProcess) -> dict:
         (["run", "demo", "-p", "train.sede=1"], "seed"),
         (["run", "demo", "-p", "train.seed"], "-p step.parameter=value"),
         (["plan", "demo", "--from", "trian"], "Did you mean 'train'?"),
+        (["plan", "demo", "--only", "make", "--to", "train", "--from", "train"], "--from train --to train --only make"),
+        (["runs", "--pipeline", "dmeo"], "Did you mean 'demo'?"),
+        (["runs", "-n", "-1"], "Give a whole number that is not negative."),
+        (["run", "demo", "--sweep", "train.seed=1,2"], "See mlops-nb run -h."),
+        (["run", "demo", "--jsn"], "Did you mean '--json'?"),
+        (["--jsn", "run", "demo"], "Did you mean '--json'?"),
+        (["help", "rnu"], "Did you mean 'run'?"),
     ],
 )
 @pytest.mark.parametrize("place", ["before", "after"])
@@ -114,6 +121,11 @@ def test_a_mistake_is_one_document_and_two_sentences(project, words, hint, place
     assert set(answer["error"]) >= {"type", "message", "hint", "notebook", "cell", "line"}
     assert hint in answer["error"]["message"] + answer["error"]["hint"]
     assert "Traceback" not in done.stderr and answer["error"]["message"] in done.stderr
+
+
+def test_help_is_a_command_too():
+    assert command("help").stdout == command("--help").stdout and "Start here" in command("help").stdout
+    assert command("help", "run").stdout == command("run", "-h").stdout
 
 
 def test_debug_shows_the_traceback():

@@ -87,6 +87,12 @@ def test_file_in_the_place_of_a_folder(tmp_path):
         make_folder(tmp_path / "runs")
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="needs a file system that takes no folders")
+def test_a_place_where_no_folder_can_be_made():
+    with pytest.raises(StorageError, match="/proc/workspace/runs cannot be written: no folder can be made"):
+        make_folder("/proc/workspace/runs")
+
+
 WRITER = """
 import sys
 from mlops_nb.core.files import atomic_write

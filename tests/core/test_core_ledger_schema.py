@@ -188,7 +188,7 @@ def test_an_upgrade_waits_for_no_live_run(path, scripts):
 def test_a_newer_ledger_is_refused_and_untouched(path, scripts):
     open_database(path, head="0002", scripts=scripts).close()
     before = path.read_bytes()
-    with pytest.raises(StorageError, match=r"has schema 0002, and this mlops_nb knows only 0001 to 0001") as caught:
+    with pytest.raises(StorageError, match=r"has schema 0002, and this mlops_nb knows only 0001\.") as caught:
         open_database(path)
     assert "newer version" in caught.value.hint
     assert path.read_bytes() == before
@@ -233,10 +233,16 @@ def test_network_disks_are_known(tmp_path):
 def test_a_network_disk_is_refused(tmp_path, monkeypatch):
     from mlops_nb.core.ledger import database
 
-    monkeypatch.setattr(database, "_mounts", lambda: [("/", "nfs4")])
-    with pytest.raises(StorageError, match=r"on a network disk \(nfs4\)"):
-        open_database(tmp_path / "ledger.sqlite")
+    open_database(tmp_path / "moved.sqlite").close()
+    for kind in ("nfs4", "9p"):
+        monkeypatch.setattr(database, "_mounts", lambda kind=kind: [("/", kind)])
+        for name in ("ledger.sqlite", "moved.sqlite"):
+            with pytest.raises(StorageError, match=rf"on a network disk \({kind}\)"):
+                open_database(tmp_path / name)
     assert not (tmp_path / "ledger.sqlite").exists()
+    looking = open_database(tmp_path / "moved.sqlite", create=False)
+    assert schema_number(looking) == HEAD
+    looking.close()
 
 
 def test_scripts_travel_with_the_package():

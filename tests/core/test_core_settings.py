@@ -55,9 +55,23 @@ def test_workspace_path_is_absolute(tmp_path, monkeypatch, path):
     assert str(settings.workspace.path) == str(expected.get(path, path))
 
 
+@pytest.mark.parametrize("path", [".", "..", "nbs/..", "/", "~", "link"])
+def test_a_workspace_that_would_hold_the_project_is_refused(tmp_path, monkeypatch, path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "link").symlink_to(tmp_path)
+    for text, environ in (("", {"MLOPS_NB_WORKSPACE_PATH": path}), (f"[workspace]\npath = {path}\n", {})):
+        with pytest.raises(UsageError, match="holds the project") as caught:
+            load(project, text, **environ)
+        assert f"'{path}'" in caught.value.message and "folder of their own" in caught.value.hint
+    assert load(project, "", MLOPS_NB_WORKSPACE_PATH="../other").workspace.path == project / "../other"
+
+
 @pytest.mark.parametrize(
     ("text", "words", "hint"),
     [
+        ("[workspace]\npath =\n", r"path is '' \(settings.ini:2\), expected a path", "Correct"),
         ("[servign]\n", r"no section \[servign\] \(settings.ini, line 1\)", "Did you mean 'serving'"),
         ("\n[quux]\n", r"no section \[quux\] \(settings.ini, line 2\)", "Known: package, workspace"),
         (
@@ -83,10 +97,15 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, text, words, hint):
     assert hint in caught.value.hint
 
 
-def test_unknown_variables_of_known_sections_are_refused(tmp_path):
+def test_unknown_variables_with_the_prefix_are_refused(tmp_path):
     with pytest.raises(UsageError, match="MLOPS_NB_SERVING_MODLE names no setting") as caught:
         load(tmp_path, "", MLOPS_NB_SERVING_MODLE="x")
     assert "MLOPS_NB_SERVING_MODEL" in caught.value.hint
+    with pytest.raises(UsageError, match="MLOPS_NB_TRACKNG_MODE names no setting") as caught:
+        load(tmp_path, "", MLOPS_NB_TRACKNG_MODE="off")
+    assert caught.value.hint == "Did you mean 'MLOPS_NB_TRACKING_MODE'?"
+    with pytest.raises(UsageError, match="MLOPS_NB_QUUX names no setting"):
+        load(tmp_path, "", MLOPS_NB_QUUX="1")
     others = {"MLOPS_NB_STEP": "x", "MLOPS_NB_FAULT": "x", "MLOPS_NB_TEST_REAL_SERVICES": "1", "SERVING_MODLE": "x"}
     assert load(tmp_path, "", **others).origins == {}
 

@@ -12,9 +12,10 @@ import pytest
 from mlops_nb.core.errors import Refused, UsageError
 from mlops_nb.core.hashing import canonical_json
 from mlops_nb.core.serializers import Json
+from mlops_nb.data.bundled import TARGETS
 from mlops_nb.data.columns import Column
 from mlops_nb.data.profile import ingest, left_out, profile_grid
-from mlops_nb.data.reading import TARGETS, read_source
+from mlops_nb.data.reading import read_source
 from mlops_nb.data.target import infer_task, positive_class, read_target
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -210,6 +211,7 @@ import hashlib, sys
 from pathlib import Path
 from mlops_nb.core.hashing import hash_json
 from mlops_nb.core.serializers import Json
+from mlops_nb.data.bundled import TARGETS
 from mlops_nb.data.checks import check_table
 from mlops_nb.data.profile import ingest
 from mlops_nb.data.reading import read_source

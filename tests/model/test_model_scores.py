@@ -19,11 +19,11 @@ from mlops_nb.model.scores import Predictions, score, unscored
 def random_predictions(seed: int, rows: int, classes: int, coarse: bool = False) -> Predictions:
     """Predictions with some truth in them; `coarse` ones have many ties."""
     random = np.random.default_rng(seed)
-    names = [f"c{number:02d}" for number in range(classes)]
+    names = [f"c{number:02d}" if classes < 100 else f"c{number:03d}" for number in range(classes)]
     truth = random.choice(names, rows)
-    chances = random.dirichlet(np.ones(classes), rows) + 0.5 * (truth[:, None] == np.array(names))
+    chances = random.dirichlet(np.ones(classes), rows) + 1 / classes * (truth[:, None] == np.array(names))
     if coarse:
-        chances = np.round(chances * 3) + 0.1
+        chances = np.round(chances * classes) + 0.1
     chances = chances / chances.sum(axis=1, keepdims=True)
     predicted = np.array(names, dtype=object)[chances.argmax(axis=1)]
     task = "binary" if classes == 2 else "multiclass"
@@ -67,9 +67,41 @@ def test_many_classes_score_as_in_scikit_learn(seed, rows, classes):
     assert got["log_loss"] == sk.log_loss(found.truth, found.probabilities, labels=list(found.classes))
     assert got["brier"] == sk.brier_score_loss(found.truth, found.probabilities, labels=list(found.classes))
     if len(set(found.truth)) == classes:
-        assert got["roc_auc"] == sk.roc_auc_score(found.truth, found.probabilities, multi_class="ovr")
+        expected = sk.roc_auc_score(found.truth, found.probabilities, multi_class="ovr")
+        assert got["roc_auc"] == pytest.approx(expected, rel=1e-12)
         one_hot = found.truth[:, None] == np.array(found.classes)
-        assert got["average_precision"] == sk.average_precision_score(one_hot, found.probabilities)
+        expected = sk.average_precision_score(one_hot, found.probabilities)
+        assert got["average_precision"] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+def test_300_classes_score_as_in_scikit_learn(coarse):
+    found = random_predictions(5, 3000, 300, coarse)
+    weights = np.random.default_rng(5).multinomial(3000, np.full(3000, 1 / 3000), size=2).astype(float)
+    functions = weighted_metrics(found)
+    one_hot = (found.truth[:, None] == np.array(found.classes)).astype(int)
+    for weight, got in [(np.ones(3000), score(found)), *((weight, None) for weight in weights)]:
+        got = got or {name: function(weight[None, :])[0] for name, function in functions.items()}
+        drawn = one_hot[weight > 0].any(axis=0)
+        weighed = {"sample_weight": weight, "average": "macro"}
+        macro = {
+            **weighed,
+            "zero_division": 0,
+            "labels": sorted({*found.truth[weight > 0], *found.predicted[weight > 0]}),
+        }
+        expected = {
+            "accuracy": sk.accuracy_score(found.truth, found.predicted, sample_weight=weight),
+            "precision": sk.precision_score(found.truth, found.predicted, **macro),
+            "recall": sk.recall_score(found.truth, found.predicted, **macro),
+            "f1": sk.f1_score(found.truth, found.predicted, **macro),
+            "roc_auc": sk.roc_auc_score(one_hot[:, drawn], found.probabilities[:, drawn], **weighed),
+            "average_precision": sk.average_precision_score(
+                one_hot[:, drawn], found.probabilities[:, drawn], **weighed
+            ),
+            "log_loss": sk.log_loss(one_hot, found.probabilities, sample_weight=weight),
+            "brier": sk.brier_score_loss(found.truth, found.probabilities, labels=found.classes, sample_weight=weight),
+        }
+        assert got == pytest.approx(expected, rel=1e-9)
 
 
 @settings(max_examples=40, deadline=None)

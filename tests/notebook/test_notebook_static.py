@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from step_files import IMPORTS, cell, write_notebook, write_project
 
 from mlops_nb.core.errors import UsageError
+from mlops_nb.notebook import ends
 from mlops_nb.notebook.cells import NotebookError, parse_cell, read_cells
 from mlops_nb.notebook.engine import import_papermill
 from mlops_nb.notebook.executed import as_document, first_error, notebook_bytes, settled
@@ -427,3 +428,24 @@ def test_declarations_that_work(step):
     assert [parameters[name].default for name in "bcef"] == [1.0, -3, [1.0, 2.5], [1, 2]]
     assert isinstance(parameters["b"].default, float) and parameters["d"].optional
     assert (parameters["g"].kind, parameters["h"].low, parameters["h"].optional) == ("path", 1, True)
+
+
+# ---- ends
+
+
+@pytest.mark.parametrize(
+    ("counts", "starved", "told"),
+    [
+        ("nr_free_pages 7\noom_kill 3\n", True, "memory ran out; the largest"),
+        ("nr_free_pages 7\noom_kill 3\n", False, "somebody or something killed it"),
+        ("nr_free_pages 7\n", False, "memory ran out, most likely"),
+        (None, False, "memory ran out, most likely"),
+        ("oom_kill 3\n", None, "memory ran out, most likely"),
+    ],
+)
+def test_a_killed_kernel_ran_out_of_memory_only_if_linux_says_so(tmp_path, monkeypatch, counts, starved, told):
+    if counts is not None:
+        (tmp_path / "vmstat").write_text(counts)
+    monkeypatch.setattr(ends, "COUNTS", tmp_path / "vmstat")
+    assert f"killed by SIGKILL: {told}" in ends.death(-9, starved)
+    assert ends.out_of_memory_kills() == (3 if counts and "oom_kill" in counts else 0)

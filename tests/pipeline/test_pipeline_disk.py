@@ -69,6 +69,7 @@ def test_a_disk_that_is_read_only(project, disk):
     assert project.plan().runs == [], "looking is possible"
     code, document = finish(project.start())
     assert code == 2 and document["error"]["type"] == "StorageError" and document["error"]["hint"]
+    assert "run" not in document, "the ledger knows no such run"
     subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
     again = project.run()
     assert set(states(again).values()) == {"cached"} and gives(again) == gives(first)

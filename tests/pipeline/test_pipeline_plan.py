@@ -206,7 +206,9 @@ def test_installation(project, site, tmp_path, monkeypatch):
 def test_python_and_format(project, monkeypatch):
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     with monkeypatch.context() as patch:
-        patch.setattr(fingerprint, "sys", SimpleNamespace(version_info=SimpleNamespace(major=3, minor=99)))
+        patch.setattr(
+            fingerprint, "sys", SimpleNamespace(version="3.99", version_info=SimpleNamespace(major=3, minor=99))
+        )
         found = reasons(project)
         assert found["ingest"] == [f"python {here} -> 3.99"]
         assert found["train"] == [f"python {here} -> 3.99", "waits for ingest"]
@@ -250,8 +252,10 @@ def test_choosing_steps(project):
     with pytest.raises(UsageError, match="no step 'trian'") as caught:
         project.plan(only="trian")
     assert "'train'" in caught.value.hint
-    with pytest.raises(UsageError, match="No step comes after 'report' and before 'train'"):
+    with pytest.raises(UsageError, match="No step is left by --from report --to train"):
         project.plan(from_="report", to="train")
+    with pytest.raises(UsageError, match="No step is left by --to train --only report"):
+        project.plan(to="train", only="report")
 
 
 @pytest.mark.parametrize(
@@ -262,12 +266,23 @@ def test_choosing_steps(project):
         ({"train.rate": "fast"}, "wants a finite number", "how fast"),
         ({"ingest.source": "churm.csv"}, "no file 'churm.csv'", "-p ingest.source=PATH"),
         ({"ingest.source": "https://example.org/x.csv"}, "is an address", "Save it to a file"),
+        ({"ingest.source": "postgresql://u:hunter2pw@h/db"}, "'postgresql://u:[redacted]@h/db'", "Save it to a file"),
+        ({"ingest.source": ""}, "ingest.source is empty", "leave it at its default"),
+        ({"ingest.source": "sklearn:wines"}, "no data set 'sklearn:wines'", "Did you mean 'wine'?"),
+        ({"ingest.source": "na\udcefve.csv"}, "'na?ve.csv', and not all of that is UTF-8", "Rename the file"),
     ],
 )
 def test_refused_parameters(project, parameters, message, hint):
     with pytest.raises(UsageError) as caught:
         project.plan(parameters=parameters)
     assert message in caught.value.message and hint in caught.value.hint
+
+
+def test_a_folder_that_cannot_be_read_whole_names_the_file(project):
+    project.file("data/rows.csv", "x")
+    (project.folder / "data" / "lost.csv").symlink_to("nowhere.csv")
+    with pytest.raises(UsageError, match=r"folder 'data' cannot be read whole, because of '.*/data/lost.csv'"):
+        project.plan(parameters={"ingest.source": "data"})
 
 
 def test_the_document(project):

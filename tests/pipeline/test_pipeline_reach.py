@@ -5,6 +5,7 @@ import ast
 import pytest
 from pipeline_support import Project
 
+from mlops_nb.core.errors import UsageError
 from mlops_nb.pipeline.definitions import uses_of
 from mlops_nb.pipeline.modules import module_facts
 from mlops_nb.pipeline.reach import Sources, reach
@@ -20,7 +21,7 @@ def reached(project, code, **modules):
     for name, text in modules.items():
         parts = name.split("__")
         project.file("/".join([*parts[:-1], parts[-1] or "__init__"]) + ".py", text)
-    return sorted(reach(Sources(project.folder), uses_of(ast.parse(code).body, main=True)).definitions)
+    return sorted(reach(Sources(project.folder), uses_of(ast.parse(code).body, main=True).document()).definitions)
 
 
 @pytest.mark.parametrize(
@@ -84,3 +85,23 @@ def test_a_change_through_another_name():
 def test_folders_without_init_may_lie_deep(project):
     code = "from source.churn.models import fit\nfit()"
     assert reached(project, code, source__churn__models="def fit(): ...\ndef g(): ...") == ["source.churn.models:fit"]
+
+
+def test_a_reached_module_that_is_no_python_is_refused_with_its_line(project):
+    project.file("helper/good.py", "from .bad import f\n")
+    project.file("helper/bad.py", "def f():\n    return 1 +\n")
+    project.step("10_split", "from helper.good import f", "flow.train = f()")
+    with pytest.raises(UsageError, match=r"^helper/bad.py, line 2: invalid syntax") as caught:
+        project.plan()
+    assert "nbdev-export" in caught.value.hint
+    project.file("helper/bad.py", "def f():\n    return 1 + 1\n")
+    assert project.plan().runs == ["split"]
+    project.file("helper/bad.py", "x = '\0'\n")
+    with pytest.raises(UsageError, match=r"^helper/bad.py.*null bytes"):
+        project.plan()
+
+
+def test_a_module_that_is_no_python_among_many_is_no_obstacle(project):
+    modules = {"plugins__a": "def run(): ...", "plugins__b": "{{ template }} !"}
+    code = "import importlib\nimportlib.import_module(f'plugins.{name}').run()"
+    assert "plugins.a:run" in reached(project, code, **modules)

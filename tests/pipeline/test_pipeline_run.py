@@ -159,8 +159,10 @@ def test_a_listener_that_fails(again, listeners):
     result = again.run(reporter=heard)
     assert result.exit_code == 0 and heard.warnings[0] == "step_committed: RuntimeError: the mirror is dirty"
     listeners.on("run_completing", fail)
-    with pytest.raises(RuntimeError):
-        again.run()
+    result = again.run()
+    error = result.document["error"]
+    assert (result.exit_code, result.document["status"]) == (1, "failed") and isinstance(result.defect, RuntimeError)
+    assert (error["type"], error["message"]) == ("RuntimeError", "the mirror is dirty") and error["hint"]
     assert again.ledger.runs()[0]["status"] == "failed"
 
 
@@ -262,7 +264,7 @@ def test_failures(again):
     assert (refused[0]["error"]["message"], refused[0]["error"]["hint"]) == ("Few rows: 3.", "Bring more.")
 
     missing = failure(again, "if False:\n    flow.train = [1]")
-    assert missing[1:] == (1, "failed") and "ended without giving 'train'" in missing[0]["error"]["message"]
+    assert missing[1:] == (1, "failed") and missing[0]["error"]["message"] == "The step ended without giving 'train'."
     assert (missing[0]["error"]["cell"], missing[0]["error"]["line"]) == (2, 2)
 
     died = failure(again, "import os\nflow.train = [1]\nos.kill(os.getpid(), 9)")

@@ -95,3 +95,20 @@ def test_accepted_records_become_a_table_of_the_training_types():
     assert [str(kind) for kind in table.dtypes] == ["int64", "float64", "boolean", "str", "datetime64[us]"]
     assert str(table["since"][0]) == "2026-11-22 23:00:00"
     assert np.isnan(table["account balance"][0])
+
+
+@given(records, some.sampled_from(["age", "job"]), some.booleans(), some.data())
+def test_a_name_that_stands_twice_is_named(record, name, escaped, data):
+    members = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=escaped)}" for key, value in record.items()]
+    again = f"{json.dumps(name)}: {json.dumps(data.draw(records)[name])}"
+    members.insert(data.draw(some.integers(0, len(members))), again)
+    body = "[{" + ", ".join(members) + "}]"
+    status, _, errors = outcome(lambda: READER.read(body.encode("utf-8", "surrogatepass")))
+    assert 400 <= status < 500
+    assert (status, name, "one value, not 2") in [(422, error["field"], error["expected"]) for error in errors]
+
+
+def test_a_feature_with_a_colon_in_its_name():
+    reader = RequestReader({"features": [{"name": name, "kind": "number", "nullable": True} for name in ("a:b", "c")]})
+    assert reader.read(b'{"a:b": 1, "c": 2}').columns == {"a:b": [1.0], "c": [2.0]}
+    assert outcome(lambda: reader.read(b'{"a\\u003ab": 1, "c": 2, "c": 3}'))[0] == 422

@@ -135,8 +135,9 @@ def _refuse_newer(path: Path, number: str, scripts: Path) -> None:
 
     known = [script.revision for script in ScriptDirectory.from_config(_configuration(scripts)).walk_revisions()]
     if number not in known:
+        ours = " to ".join(dict.fromkeys([known[-1], known[0]]))
         raise StorageError(
-            f"The ledger {path} has schema {number}, and this mlops_nb knows only {known[-1]} to {known[0]}.",
+            f"The ledger {path} has schema {number}, and this mlops_nb knows only {ours}.",
             "It was written by a newer version: upgrade mlops_nb (pip install --upgrade mlops_nb).",
         )
 
@@ -167,10 +168,12 @@ def open_database(
     database = Database(path, patience)
     if not path.exists() and not create:
         return database
-    if path.exists() and schema_number(database) == head:
+    current = path.exists() and schema_number(database) == head
+    if create or not current:  # whoever opens it so will write
+        refuse_network_disk(path.parent)
+    if current:
         return database
     make_folder(path.parent)
-    refuse_network_disk(path.parent)
     with FileLock(path.with_suffix(".lock"), timeout=60):
         if not path.exists() or schema_number(database) != head:
             _bring_up(database, scripts)

@@ -125,10 +125,9 @@ class ResultWriter(Records):
         with self.database.transaction(durable=not cached) as execute:
             result = {"key": key, "cache_key": key if cacheable else None, "step": step, "run_id": run_id}
             result |= {"created": now(), "seconds": seconds, "notebook": notebook}
-            result |= {"parts": to_text(parts), "manifest": to_text(manifest)}
             if replace and cacheable and not cached:
                 execute("UPDATE results SET cache_key = NULL WHERE cache_key = :key", key=key)
-            number, won = self._settle(execute, result, manifest, points)
+            number, won = self._settle(execute, result, parts, manifest, points)
             row = execute("SELECT * FROM results WHERE id = :id", id=number)[0]
             document = _result_document(row)
             _write_step(execute, run_id, step, result_id=number, ended=now(), **facts)
@@ -136,14 +135,20 @@ class ResultWriter(Records):
         return document | {"won": won}
 
     def _settle(
-        self, execute: Execute, result: dict[str, Any], manifest: dict[str, Any], points: Sequence[dict[str, Any]]
+        self,
+        execute: Execute,
+        result: dict[str, Any],
+        parts: dict[str, Any],
+        manifest: dict[str, Any],
+        points: Sequence[dict[str, Any]],
     ) -> tuple[int, bool]:
         run = execute("SELECT pipeline FROM runs WHERE id = :run", run=result["run_id"])
         if not run:
             raise UsageError(f"There is no run {result['run_id']} to commit a step of.", "Begin the run first.")
         if result["cache_key"] and (winner := _winner(execute, result["cache_key"])):
             return winner, False
-        number = _insert_result(execute, result | {"pipeline": run[0]["pipeline"]})
+        result |= {"pipeline": run[0]["pipeline"], "parts": to_text(parts), "manifest": to_text(manifest)}
+        number = _insert_result(execute, result)
         if number is None:
             return _winner(execute, result["key"]) or 0, False
         _insert_contents(execute, number, manifest["gives"], points)
