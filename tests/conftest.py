@@ -25,6 +25,8 @@ def private_homes(tmp_path_factory):
     for name in [name for name in os.environ if name.startswith(("MLOPS_NB_", "WANDB_"))]:
         before[name] = os.environ.pop(name)
     os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+    before["MLOPS_NB_PIPELINE_SERVER"] = None
+    os.environ["MLOPS_NB_PIPELINE_SERVER"] = "off"  # commands of tests leave nothing behind
     yield home
     for name, value in before.items():
         os.environ.pop(name, None) if value is None else os.environ.update({name: value})

@@ -39,6 +39,7 @@ RUN = Command(
     (PIPELINE,),
     (
         *RANGE,
+        Option(("-j", "--jobs"), "steps that run at once, at most", "NUMBER", count),
         Option(("--strict",), "refuse when a library notebook was changed and not exported"),
         Option(("--events",), "write events as lines of JSON; 'stderr' is allowed", "PATH", complete="file"),
     ),

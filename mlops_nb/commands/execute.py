@@ -136,7 +136,7 @@ def run(values: Any, screen: Terminal) -> Answer:
     reporters: list[Reporter] = [Lines(screen)]
     if values.events:
         reporters.append(EventWriter.open(values.events, reporters[0].warning))
-    options = {**chosen(values), "strict": values.strict, "command": ["mlops-nb", *sys.argv[1:]]}
+    options = {**chosen(values), "strict": values.strict, "jobs": values.jobs, "command": ["mlops-nb", *sys.argv[1:]]}
     result = run_pipeline(settings, values.pipeline, parameters, reporter=Reporters(*reporters), **options)
     document = result.document
     return Answer(document, lambda screen: tell_end(screen, document, settings), result.exit_code, result.defect)

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['THREADS', 'available_cores', 'kernel_environment', 'redactor_for', 'Attempt', 'Outcome', 'read_points', 'try_step']
 
-# %% ../../nbs/30_pipeline/14_attempt.ipynb #aaf32db9
+# %% ../../nbs/30_pipeline/14_attempt.ipynb #05f9368d
 import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..core.errors import StepFailed
@@ -19,10 +19,11 @@ from ..core.registry import hooks
 from ..core.settings import Settings
 from ..core.store import Store
 from ..notebook.engine import execute_step
+from ..notebook.fork.executor import Executor
 from ..notebook.redact import Redactor, environment_secrets, is_reference, resolve_secret
 from ..notebook.source import StepSource
 
-# %% ../../nbs/30_pipeline/14_attempt.ipynb #1154e527
+# %% ../../nbs/30_pipeline/14_attempt.ipynb #aab68b72
 THREADS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -47,10 +48,11 @@ def available_cores(
 def kernel_environment(
     context: pathlib.Path,  # of the attempt
     environment: Mapping[str, str],  # of this process
+    jobs: int = 1,  # kernels that run at once, and share the cores
 ) -> dict[str, str | None]:
     "What a kernel's environment has besides that of this process; None takes a variable away"
     asked = environment.get("OMP_NUM_THREADS", "")
-    threads = asked if asked.isdigit() else str(available_cores())
+    threads = asked if asked.isdigit() else str(max(1, available_cores() // jobs))
     wanted = dict.fromkeys(THREADS, threads) | {"OMP_WAIT_POLICY": "PASSIVE"}
     wanted["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     added: dict[str, str | None] = {name: value for name, value in wanted.items() if name not in environment}
@@ -72,7 +74,7 @@ def redactor_for(
     known = [resolve_secret(reference, settings.project) for reference in sorted(references)]
     return Redactor([*environment_secrets(), *known])
 
-# %% ../../nbs/30_pipeline/14_attempt.ipynb #e1c19829
+# %% ../../nbs/30_pipeline/14_attempt.ipynb #b022b7cb
 class Attempt(NamedTuple):
     "What is needed to try a step once"
 
@@ -131,6 +133,7 @@ class Outcome(NamedTuple):
     error: dict[str, Any] | None
     manifest: dict[str, Any]
     points: list[dict[str, Any]]
+    facts: dict[str, Any]  # measured, or needed to repeat it: peak of memory, seconds of CPU, hash seed
 
 # %% ../../nbs/30_pipeline/14_attempt.ipynb #ffdd0a12
 def read_points(file: pathlib.Path) -> list[dict[str, Any]]:
@@ -158,33 +161,39 @@ def _incomplete(attempt: Attempt, manifest: Mapping[str, Any], store: Store) -> 
             return StepFailed(message, "Run again; if it stays so, check the disk.", notebook=step.shown).document()
     return None
 
-# %% ../../nbs/30_pipeline/14_attempt.ipynb #27ef593b
+# %% ../../nbs/30_pipeline/14_attempt.ipynb #ba3a0f40
 def try_step(
     attempt: Attempt,
     redactor: Redactor,
     on_progress: Callable[[int, int, str], None] | None = None,  # cell, how many there are, heading
+    executor: Executor | None = None,  # None: in this process
+    prepare: Sequence[str] = (),  # modules that the steps after this one will import
+    jobs: int = 1,  # steps that run at once
 ) -> Outcome:
     "Execute a step in a process of its own; the outcome, also of a failure"
-    copy = attempt.folder / attempt.step.path.name
+    copy, section = attempt.folder / attempt.step.path.name, attempt.settings.pipeline
     atomic_write(copy, attempt.content)
     context = atomic_write(attempt.folder / "context.json", json.dumps(attempt.context(), indent=1))
-    environment = kernel_environment(context, os.environ)
+    environment = kernel_environment(context, os.environ, jobs)
     for more in hooks.emit("step_environment", run=attempt.run, step=attempt.step.name, settings=attempt.settings):
         environment |= more
-    ended = execute_step(
-        copy,
-        attempt.output,
-        attempt.changed(),
-        cwd=attempt.settings.project,
-        environment=environment,
-        redactor=redactor,
-        on_progress=on_progress,
-        timeout=attempt.settings.pipeline.timeout,
-    )
+    options: dict[str, Any] = {"cwd": attempt.settings.project, "environment": environment, "on_progress": on_progress}
+    options |= {"timeout": section.timeout, "memory": section.memory * 1_000_000, "engine": section.engine}
+    if executor:
+        options |= {"secrets": sorted(redactor.secrets), "prepare": prepare}
+        ended = executor.step(copy, attempt.output, attempt.changed(), **options)
+    else:
+        ended = execute_step(copy, attempt.output, attempt.changed(), redactor=redactor, **options)
+    return _outcome(attempt, ended)
+
+
+def _outcome(attempt: Attempt, ended: Mapping[str, Any]) -> Outcome:
+    "What an attempt left behind"
     manifest = _read_manifest(attempt.folder / "manifest.json", attempt.step.name)
     store = Store(attempt.settings.workspace.path / "objects")
     error = ended["error"] or _incomplete(attempt, manifest, store)
     if error:
         error["notebook"] = attempt.step.shown
         atomic_write(attempt.folder / "error.json", json.dumps(error, indent=1))
-    return Outcome(ended["seconds"], error, manifest, read_points(attempt.folder / "points.ndjson"))
+    points = read_points(attempt.folder / "points.ndjson")
+    return Outcome(ended["seconds"], error, manifest, points, ended["facts"])

@@ -66,7 +66,7 @@ class Project:
 
     @property
     def settings(self) -> Settings:
-        return load_settings(self.folder, environ={})
+        return load_settings(self.folder, environ={"MLOPS_NB_PIPELINE_SERVER": "off"})
 
     @property
     def workspace(self) -> Path:
@@ -152,7 +152,7 @@ def kernels_of(folder: Path) -> list[int]:
             try:
                 if (
                     Path(os.readlink(entry / "cwd")) == folder
-                    and b"notebook.kernel" in (entry / "cmdline").read_bytes()
+                    and b"mlops_nb.notebook" in (entry / "cmdline").read_bytes()
                 ):
                     found.append(int(entry.name))
             except OSError:  # gone meanwhile, or not ours

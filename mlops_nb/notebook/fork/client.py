@@ -33,7 +33,7 @@ def can_fork() -> bool:
         return False
     return True
 
-# %% ../../../nbs/20_notebook/35_fork_client.ipynb #0a3ccc39
+# %% ../../../nbs/20_notebook/35_fork_client.ipynb #b805aa44
 BOOT = "import sys; sys.path[0] = {!r}; from mlops_nb.notebook.fork.template import main; sys.path.pop(0); main()"
 SEEDS = 2**32
 
@@ -47,8 +47,8 @@ def hash_seed(environment: Mapping[str, str]) -> str:
 class Templates:
     "A template process and the way to it; forks of the owner may use it, too"
 
-    def __init__(self, control: socket.socket, process: Any, seed: str):
-        self.control, self.process, self.seed = control, process, seed
+    def __init__(self, control: socket.socket, process: Any, seed: str, log: Path):
+        self.control, self.process, self.seed, self.log = control, process, seed, log
 
     def kernel(
         self,
@@ -61,7 +61,15 @@ class Templates:
         try:
             return ForkedKernel(self.control, environment, cwd, log, prepared)
         except TemplateGone:  # a prepared template may end with the request in its hands
-            return ForkedKernel(self.control, environment, cwd, log, False)
+            try:
+                return ForkedKernel(self.control, environment, cwd, log, False)
+            except TemplateGone as error:
+                raise TemplateGone(f"{error}{self.last_words()}") from error
+
+    def last_words(self) -> str:
+        "What the template said last"
+        said = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return f" It said: {said[-1]}" if said else ""
 
     def prepare(self, environment: Mapping[str, str], modules: Sequence[str]) -> None:
         "Have packages imported for kernels to come; returns at once"
@@ -92,9 +100,12 @@ def start_templates(
     root, seed = str(Path(sys.modules["mlops_nb"].__file__ or "").parents[1]), hash_seed(environment)
     variables = {**environment, "IPYTHONDIR": str(folder), "PYTHONHASHSEED": seed, "OMP_WAIT_POLICY": "PASSIVE"}
     command = [sys.executable, "-c", BOOT.format(root), str(theirs.fileno())]
-    process = subprocess.Popen(command, env=variables, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+    log = Path(folder, "template.log")
+    with open(log, "ab") as errors:
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": errors, "stderr": errors}
+        process = subprocess.Popen(command, env=variables, pass_fds=[theirs.fileno()], **options)
     theirs.close()
-    return Templates(ours, process, seed)
+    return Templates(ours, process, seed, log)
 
 # %% ../../../nbs/20_notebook/35_fork_client.ipynb #08305cef
 class TemplateGone(RuntimeError):

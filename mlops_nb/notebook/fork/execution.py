@@ -28,7 +28,7 @@ from .executor import interpreter_key
 from .imports import early_imports, is_particular
 from .wire import Merger
 
-# %% ../../../nbs/20_notebook/36_fork_execution.ipynb #de6a5d3a
+# %% ../../../nbs/20_notebook/36_fork_execution.ipynb #01fda7ae
 LAST_WORDS = 0.2  # seconds in which the pipes of a dead kernel are read
 
 
@@ -44,10 +44,10 @@ def output_of(
         return NotebookNode(output_type=kind, **fields)
     if kind not in ("display_data", "execute_result"):
         return None
-    output = from_dict({"output_type": kind, "data": content["data"], "metadata": content["metadata"]})
+    fields = {name: from_dict(content[name]) for name in ("data", "metadata")}
     if kind == "execute_result":
-        output.execution_count = content["execution_count"]
-    return output
+        fields["execution_count"] = content["execution_count"]
+    return NotebookNode(output_type=kind, **fields)
 
 
 def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
@@ -66,7 +66,7 @@ def joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
             output.text = "".join(pieces)
     return found
 
-# %% ../../../nbs/20_notebook/36_fork_execution.ipynb #cef40e5c
+# %% ../../../nbs/20_notebook/36_fork_execution.ipynb #264d9959
 class _Kernel:
     "What nbclient's output widgets need to know of a kernel's client"
 
@@ -223,8 +223,10 @@ class ForkClient(StepClient):
     def _last_words(self) -> None:
         "The kernel is gone: read what it left in the pipes, which a child may still hold open"
         end = time.monotonic() + LAST_WORDS
-        while time.monotonic() < end and any([self._read_pipe(*one) for one in enumerate(self.pipes)]):
-            continue
+        while time.monotonic() < end:
+            read = [self._read_pipe(*one) for one in enumerate(self.pipes)]
+            if not any(read):
+                break
         for printed in self.merger.printed:
             printed.ended = True
         raise DeadKernelError("Kernel died")
