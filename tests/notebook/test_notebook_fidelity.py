@@ -1,5 +1,7 @@
 """The same notebook in a forked kernel and in papermill's own: the same outputs, cell by cell."""
 
+# ruff: noqa: E501
+
 import json
 import re
 import subprocess
@@ -20,9 +22,16 @@ pytestmark = pytest.mark.skipif(not can_fork(), reason="kernels cannot be forked
 CELLS = {
     "values": ["x = 1", "x", "x + 1;", "None", "In, Out", "_"],
     "counter": ["1", "_1 if '_1' in globals() else 'no'"],
-    "prints": ["print('a')\nprint('b', end='')", "print('größer ✓ 漢字 😀')", "print('x' * 200_000)", "list(range(2000))"],
+    "prints": [
+        "print('a')\nprint('b', end='')",
+        "print('größer ✓ 漢字 😀')",
+        "print('x' * 200_000)",
+        "list(range(2000))",
+    ],
     "streams": ["import sys\nprint('o'); print('e', file=sys.stderr)", "import warnings\nwarnings.warn('careful')"],
-    "attributes": ["(sys.stdout.isatty(), sys.stdout.encoding, sys.stdout.errors, sys.stdout.name, sys.stdout.writable())"],
+    "attributes": [
+        "(sys.stdout.isatty(), sys.stdout.encoding, sys.stdout.errors, sys.stdout.name, sys.stdout.writable())"
+    ],
     "carriage": ["for i in range(3): sys.stdout.write('\\r%d' % i)\nprint()"],
     "logging": ["import logging\nlogging.warning('w')"],
     "redirect": [
@@ -101,7 +110,15 @@ CELLS = {
         "import pickle\nclass C:\n    pass\npickle.loads(pickle.dumps(C())).__class__.__name__, C.__module__",
         "import inspect\ninspect.getsource(triple)",
     ],
-    "magics": ["%env FOO=1", "%who_ls str", "%run script.py", "z", "%load_ext autoreload", "%store", "%matplotlib inline"],
+    "magics": [
+        "%env FOO=1",
+        "%who_ls str",
+        "%run script.py",
+        "z",
+        "%load_ext autoreload",
+        "%store",
+        "%matplotlib inline",
+    ],
     "signals": [
         "import signal, time\ndef late(*a): raise TimeoutError('alarm')\nsignal.signal(signal.SIGALRM, late)\n"
         "signal.setitimer(signal.ITIMER_REAL, .1)\ntry: time.sleep(2)\nexcept TimeoutError as e: print(e)",
@@ -185,12 +202,16 @@ def run(tmp_path, *sources, fails=False, **options):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         try:
-            papermill.execute_notebook(str(notebook), str(output), engine_name="mlops_nb", progress_bar=False, **options)
+            papermill.execute_notebook(
+                str(notebook), str(output), engine_name="mlops_nb", progress_bar=False, **options
+            )
             assert not fails
         except papermill.PapermillExecutionError:
             assert fails
     cells = [cell for cell in json.loads(output.read_text())["cells"] if cell["cell_type"] == "code"]
-    return ["".join("".join(o.get("text") or o.get("data", {}).get("text/plain", "")) for o in c["outputs"]) for c in cells]
+    return [
+        "".join("".join(o.get("text") or o.get("data", {}).get("text/plain", "")) for o in c["outputs"]) for c in cells
+    ]
 
 
 def test_prints_plots_and_subprocesses_keep_their_order(tmp_path):
@@ -249,7 +270,9 @@ def test_threads_are_those_that_the_notebook_asks_for(tmp_path, monkeypatch):
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         monkeypatch.setenv(name, "3")
     assert run(tmp_path, look) == ["[3]"]
-    assert run(tmp_path, f"import os\nos.environ['OMP_NUM_THREADS'] = os.environ['OPENBLAS_NUM_THREADS'] = '1'\n{look}") == ["[1]"]
+    assert run(
+        tmp_path, f"import os\nos.environ['OMP_NUM_THREADS'] = os.environ['OPENBLAS_NUM_THREADS'] = '1'\n{look}"
+    ) == ["[1]"]
 
 
 def test_two_processes_have_two_hash_seeds(tmp_path):
@@ -281,7 +304,9 @@ def test_interrupt_on_timeout_goes_on(tmp_path):
 
 
 def test_a_dead_kernel_leaves_what_it_had_printed(tmp_path):
-    found = run(tmp_path, "import os\nprint('own', flush=True); os.system('echo child'); os.kill(os.getpid(), 9)", fails=True)
+    found = run(
+        tmp_path, "import os\nprint('own', flush=True); os.system('echo child'); os.kill(os.getpid(), 9)", fails=True
+    )
     assert found[0].startswith("own\nchild\n")
 
 
@@ -302,7 +327,9 @@ def test_another_language_has_the_kernel_it_names(tmp_path, monkeypatch):
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share"))
     papermill_engines.register("mlops_nb", Engine)
     kernel = {"name": "odd", "display_name": "Odd", "language": "odd"}
-    notebook = write_notebook(tmp_path / "in.ipynb", "import sys\nprint(sys.argv[0].rsplit('/')[-1])", kernelspec=kernel)
+    notebook = write_notebook(
+        tmp_path / "in.ipynb", "import sys\nprint(sys.argv[0].rsplit('/')[-1])", kernelspec=kernel
+    )
     output = str(tmp_path / "out.ipynb")
     papermill.execute_notebook(str(notebook), output, engine_name="mlops_nb", progress_bar=False)
     assert "ipykernel_launcher.py" in Path(output).read_text()
