@@ -27,7 +27,7 @@ from .reach import Reached, Sources, import_folders, reach
 from .statcache import Looks, Recall, StatCache
 
 # %% ../../nbs/30_pipeline/07_fingerprint.ipynb #348ce675
-KEY_FORMAT = 1
+KEY_FORMAT = 2
 
 # %% ../../nbs/30_pipeline/07_fingerprint.ipynb #b8eeb0ae
 EXECUTION_TAGS = {"raises-exception"}
