@@ -179,7 +179,8 @@ def main(
     words: list[str] | None = None,  # the command line; the program's own when left out
 ) -> int:  # exit code
     "Run one command"
-    gc.set_threshold(GARBAGE, 50)
+    if words is None:
+        gc.set_threshold(GARBAGE, 50)
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     switches, rest = common_switches(sys.argv[1:] if words is None else words)
     with outputs(switches["json"]) as (stream, screen):
@@ -192,4 +193,6 @@ def main(
             screen.clear()
             answer, failed = failure(error, switches["debug"]), True
         deliver(answer, stream, switches["json"], failed)
+    if words is None:
+        gc.freeze()
     return answer.code
