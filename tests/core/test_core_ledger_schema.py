@@ -233,10 +233,16 @@ def test_network_disks_are_known(tmp_path):
 def test_a_network_disk_is_refused(tmp_path, monkeypatch):
     from mlops_nb.core.ledger import database
 
-    monkeypatch.setattr(database, "_mounts", lambda: [("/", "nfs4")])
-    with pytest.raises(StorageError, match=r"on a network disk \(nfs4\)"):
-        open_database(tmp_path / "ledger.sqlite")
+    open_database(tmp_path / "moved.sqlite").close()
+    for kind in ("nfs4", "9p"):
+        monkeypatch.setattr(database, "_mounts", lambda kind=kind: [("/", kind)])
+        for name in ("ledger.sqlite", "moved.sqlite"):
+            with pytest.raises(StorageError, match=rf"on a network disk \({kind}\)"):
+                open_database(tmp_path / name)
     assert not (tmp_path / "ledger.sqlite").exists()
+    looking = open_database(tmp_path / "moved.sqlite", create=False)
+    assert schema_number(looking) == HEAD
+    looking.close()
 
 
 def test_scripts_travel_with_the_package():

@@ -168,10 +168,12 @@ def open_database(
     database = Database(path, patience)
     if not path.exists() and not create:
         return database
-    if path.exists() and schema_number(database) == head:
+    current = path.exists() and schema_number(database) == head
+    if create or not current:  # whoever opens it so will write
+        refuse_network_disk(path.parent)
+    if current:
         return database
     make_folder(path.parent)
-    refuse_network_disk(path.parent)
     with FileLock(path.with_suffix(".lock"), timeout=60):
         if not path.exists() or schema_number(database) != head:
             _bring_up(database, scripts)
