@@ -732,6 +732,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'mlops_nb.core.store._copy_hashed': ('00_core/store.html#_copy_hashed', 'mlops_nb/core/store.py'),
                                      'mlops_nb.core.store._damaged': ('00_core/store.html#_damaged', 'mlops_nb/core/store.py'),
                                      'mlops_nb.core.store._link_hashed': ('00_core/store.html#_link_hashed', 'mlops_nb/core/store.py'),
+                                     'mlops_nb.core.store._mask': ('00_core/store.html#_mask', 'mlops_nb/core/store.py'),
                                      'mlops_nb.core.store._sync_file': ('00_core/store.html#_sync_file', 'mlops_nb/core/store.py')},
             'mlops_nb.data.bundled': { 'mlops_nb.data.bundled.other_data_sets': ( '10_data/bundled.html#other_data_sets',
                                                                                   'mlops_nb/data/bundled.py')},
