@@ -250,3 +250,27 @@ def test_a_run_that_never_began_is_not_told_as_a_run(ran):
         document = json.loads(command("run", "demo", "-p", "train.seed=5", "--json", cwd=ran).stdout)
     assert done.returncode == document["exit"] != 0 and document["error"]["message"] and "run" not in document
     assert document["error"]["message"] in done.stderr and "mlops-nb show" not in done.stdout
+
+
+def test_a_folder_with_a_difficult_name_no_home_and_a_strict_umask(template_project, tmp_path):
+    project = Path(shutil.copytree(template_project, tmp_path / "Größe 100% [neu] #1" / "demo"))
+    bare = {name: value for name, value in os.environ.items() if name not in ("HOME", "USER", "LOGNAME")}
+    bare["MLOPS_NB_TRACKING_MODE"] = "offline"
+
+    def told(*words: str) -> dict:
+        line = [sys.executable, "-m", "mlops_nb", *words, "--json"]
+        done = subprocess.run(line, cwd=project, env=bare, umask=0o077, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    first = told("run", "demo")
+    assert [step["state"] for step in first["steps"]] == ["done", "done"] and first["status"] == "ok"
+    assert {step["action"] for step in told("plan", "demo")["steps"]} == {"cached"}
+    assert [run["run"] for run in told("runs")["runs"]] == [first["run"]]
+    assert told("show", "latest")["status"] == "ok"
+    assert all((project / step["notebook"]).is_file() for step in first["steps"])
+    findings = {finding["check"]: finding["level"] for finding in told("doctor")["findings"]}
+    assert (findings["ledger"], findings["tracking"]) == ("ok", "ok") and findings["workspace"] != "fail"
+    assert len(list((project / ".mlops").rglob("run-*.wandb"))) == 2
+    files = [path for path in (project / ".mlops").rglob("*") if path.is_file() and not path.is_symlink()]
+    assert [path for path in files if path.stat().st_mode & 0o077] == []

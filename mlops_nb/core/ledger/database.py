@@ -177,8 +177,8 @@ def one_of(
 
 # %% ../../../nbs/00_core/11_ledger_database.ipynb #36417990
 NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afpfs", "webdav", "davfs", "afs", "ceph", "glusterfs", "lustre"}
-NETWORK |= {"beegfs", "gpfs", "ocfs2", "gfs2", "9p", "macfuse", "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone"}
-NETWORK |= {"fuse.goofys", "fuse.davfs2", "fuse.ceph", "fuse.glusterfs"}
+NETWORK |= {"beegfs", "gpfs", "ocfs2", "gfs2", "macfuse", "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone"}
+NETWORK |= {"fuse.goofys", "fuse.davfs2", "fuse.ceph", "fuse.glusterfs", "9p"}
 
 
 def _mounts() -> list[tuple[str, str]]:
