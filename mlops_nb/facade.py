@@ -15,6 +15,7 @@ from .core.registry import ArtifactType, artifact_types, hooks
 PUBLIC = {
     "flow": "mlops_nb.notebook.flow",
     "log": "mlops_nb.notebook.flow",
+    "note": "mlops_nb.notebook.flow",
     "secret": "mlops_nb.notebook.redact",
     "Range": "mlops_nb.notebook.parameters",
     "LogRange": "mlops_nb.notebook.parameters",

@@ -87,6 +87,26 @@ def test_a_shuffled_target_is_not_predicted(project, tmp_path):
     assert 0.45 < metrics["roc_auc"] < 0.55
 
 
+def test_warnings_reach_the_terminal_also_when_the_step_is_reused(project, tmp_path):
+    rng = np.random.default_rng(5)
+    table = pd.DataFrame({"a": rng.normal(size=240), "target": rng.choice(["no", "yes"], 240)})
+    table["known_later"] = table["target"].map({"no": 0, "yes": 3})
+    path = tmp_path / "leak.csv"
+    table.to_csv(path, index=False)
+    words = ["-p", f"ingest.source={path}", "-p", "ingest.target=target", "-p", "train.model=logistic"]
+    for _ in "computed", "reused":
+        told = project.call("mlops-nb", "run", "tabular", *words).stdout
+        assert "! validate: leakage: known_later: The column is the target in other words" in told
+        assert "does no better than a guess" not in told
+    steps = {step["step"]: step for step in project.run(*words)["steps"]}
+    [finding] = steps["validate"]["findings"]
+    assert (finding["level"], finding["kind"]) == ("warning", "leakage") and "known_later" in finding["text"]
+    for shown in (["show", "latest"], ["show", "latest", "validate"]):
+        assert "! validate: leakage: known_later" in project.call("mlops-nb", *shown).stdout
+    left_out = project.call("mlops-nb", "run", "tabular", *words, "-p", "ingest.exclude=known_later").stdout
+    assert "! evaluate: score: The model (roc_auc" in left_out and "leakage" not in left_out
+
+
 def test_scores_equal_the_same_algorithm_done_by_hand(default_run):
     """Logistic regression on standardised features, fitted and scored here on the run's own split."""
     from sklearn.linear_model import LogisticRegression

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .look import error_words, tell_failure
+from .look import error_words, finding_words, tell_failure
 from .terminal import Answer, Terminal, annotation, counted, duration, in_github, pad
 from ..core.settings import Settings, load_settings
 from ..pipeline.reporter import EventWriter, Reporter, Reporters
@@ -77,6 +77,8 @@ class Lines(Reporter):
         took = pad(duration(step.get("seconds")), 8, right=True)
         state = self.screen.state(step["state"], 9)
         self.screen.line(state, pad(step["step"], self.width), took, briefly(step["reasons"]))
+        for text in finding_words(step, 3):
+            self.warning(text)
 
     def warning(self, text: str) -> None:
         self.screen.line(self.screen.style(f"! {text}", "yellow"))

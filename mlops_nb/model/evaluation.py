@@ -22,6 +22,7 @@ from ..data.findings import Findings
 from ..data.show import Grid
 from ..data.splitting import row_units
 from .bootstrap import intervals
+from .measures import ranking_metric
 from .schema import Task
 from .scores import Predictions, predict_rows, score, unscored
 from .train import refit, reproducible_threads
@@ -149,6 +150,20 @@ class Evaluation:
             values = self.folds[name].dropna().to_numpy(np.float64)
             found[f"{name}_mean"] = float(values.mean())
             found[f"{name}_std"] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        return found
+
+    @property
+    def findings(self) -> Findings:
+        "A warning when a guess does as well, by the metric that ranks models"
+        found, measure = Findings(), ranking_metric(self.predictions.task)
+        if measure.name not in self.intervals:
+            return found
+        guess, (low, high) = self.baseline[measure.name], self.intervals[measure.name]
+        if guess >= low if measure.greater_is_better else guess <= high:
+            value = self.metrics[measure.name]
+            bounds = f"{measure.name} {value:.4g}, 95 % interval {low:.4g} to {high:.4g}"
+            message = f"The model ({bounds}) does no better than a guess ({guess:.4g}): nothing was learned."
+            found.add("warning", "score", message, value=value, baseline=guess)
         return found
 
     def grid(self) -> Grid:

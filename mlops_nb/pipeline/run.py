@@ -59,6 +59,7 @@ def step_document(
         "notebook": notebook,
         "artifacts": {name: {"sha256": found["sha256"], "type": found["type"]} for name, found in gives.items()},
         "metrics": dict(manifest.get("metrics") or {}) if manifest else {},
+        "findings": list(manifest.get("findings") or []) if manifest else [],
         "error": error,
         "key": key,
         "attempt": attempt,
