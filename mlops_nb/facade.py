@@ -19,6 +19,7 @@ PUBLIC = {
     "secret": "mlops_nb.notebook.redact",
     "Range": "mlops_nb.notebook.parameters",
     "LogRange": "mlops_nb.notebook.parameters",
+    "Pattern": "mlops_nb.notebook.parameters",
     "Source": "mlops_nb.notebook.parameters",
     "Path": "mlops_nb.notebook.parameters",
     "Secret": "mlops_nb.notebook.parameters",

@@ -1,12 +1,17 @@
 """Tables of a user's own, never seen before, go through unchanged; scores are honest."""
 
 import gzip
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 from support import ROOT, Project, states
+
+from mlops_nb.model.measures import MEASURES
+from mlops_nb.model.package import NAME
+from mlops_nb.notebook.source import read_step
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +126,30 @@ def test_scores_equal_the_same_algorithm_done_by_hand(default_run):
     metrics = evaluated(default_run[1])
     assert metrics["roc_auc"] == pytest.approx(by_hand, abs=0.02)
     assert roc_auc_score([0, 1], [0.2, 0.8]) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            "package.name=Churn Model",
+            "package.name wants lower-case letters, digits and inner hyphens, at most 63, not",
+        ),
+        ("package.metric=auc", "Did you mean 'roc_auc'?"),
+    ],
+)
+def test_a_bad_parameter_of_the_last_step_is_refused_before_the_first(project, given, said):
+    for command in "plan", "run":
+        done = project.call("mlops-nb", command, "tabular", "-p", given)
+        assert done.returncode == 2 and said in done.stdout + done.stderr
+        assert "▶" not in done.stdout
+
+
+def test_the_last_step_takes_what_a_package_takes():
+    parameters = read_step(ROOT / "nbs" / "pipelines" / "tabular" / "60_package.ipynb").parameters
+    assert parameters["metric"].choices == ("", *MEASURES)
+    for name in ["a", "a1-b", "x" * 63, "x" * 64, "-a", "a-", "A", "a b", "ä", "a\n"]:
+        assert bool(NAME.fullmatch(name)) == bool(re.fullmatch(parameters["name"].pattern, name)), name
 
 
 BAD_TABLES = {
