@@ -117,7 +117,7 @@ def tell_end(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> No
         tell_failure(screen, step)
     if run.get("error") and not any(step.get("error") for step in run["steps"]):
         tell_failure(screen, {"step": run["pipeline"], "error": run["error"]})
-    if run["status"] == "ok":
+    if run.get("models"):
         _tell_models(screen, run, settings)
     _tell_places(screen, run, settings)
 
@@ -131,7 +131,7 @@ def _tell_models(screen: Terminal, run: Mapping[str, Any], settings: Settings) -
     from mlops_nb.track.tables import leaderboard_table
 
     with Ledger.open(settings, create=False) as ledger:
-        for model in run.get("models") or []:
+        for model in run["models"]:
             verdict = verdict_of(ledger, model["name"], model["version"])
             aliases = "".join(f" ★ {alias}" for alias in model["aliases"])
             why = f": {verdict['reason']}" if verdict else ""
@@ -150,10 +150,10 @@ def _comparable(
     versions: list[dict[str, Any]],
     run: Mapping[str, Any],  # the one that has just ended
 ) -> list[dict[str, Any]]:
-    "The runs that gave versions of the same models, and the one that has just ended; all, if it gave no model"
-    names = {model["name"] for model in run.get("models") or []}
+    "The runs that gave versions of the same models, and the one that has just ended: others say nothing about it"
+    names = {model["name"] for model in run["models"]}
     related = {run["run"], *(version["run"] for version in versions if version["name"] in names)}
-    return [other for other in latest if other["run"] in related] if names else latest
+    return [other for other in latest if other["run"] in related]
 
 
 def _tell_places(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> None:
