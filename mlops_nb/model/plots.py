@@ -235,6 +235,6 @@ def plot_loss(
         best = int(np.argmin(curve["validation_loss"]))
         axis.axvline(best, color=BLUE, linewidth=0.8, linestyle=":", label=f"best: round {best}")
     axis.set(xlabel="rounds", ylabel="loss", title="Learning")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.locator_params(axis="x", integer=True)
     axis.legend(fontsize=8, frameon=False)
     return figure
