@@ -214,6 +214,9 @@ def test_a_bad_table_is_refused_in_words(project, tmp_path, kind):
     path.write_text(text, encoding="utf-8")
     done = project.call("mlops-nb", "run", "tabular", "-p", f"ingest.source={path}", "-p", "ingest.target=target")
     told = done.stdout + done.stderr
-    assert done.returncode in (1, 2, 3), told
+    code, status = (1, "failed") if kind == "no-target" else (3, "refused")
+    assert done.returncode == code, told
     assert said in told and "Traceback" not in told and "→" in told
-    assert project.json("runs")["runs"][0]["status"] in ("failed", "refused")
+    assert f" {status} " in next(line for line in told.splitlines() if " ingest " in line and "running" not in line)
+    assert f"1 {status}, 5 skipped" in told
+    assert project.json("runs")["runs"][0]["status"] == status

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .look import error_words, finding_words, tell_failure
+from .look import error_words, finding_words, state_of, tell_failure
 from .terminal import Answer, Terminal, annotation, counted, duration, in_github, pad
 from ..core.settings import Settings, load_settings
 from ..pipeline.reporter import EventWriter, Reporter, Reporters
@@ -75,7 +75,7 @@ class Lines(Reporter):
 
     def step_finished(self, step: dict[str, Any]) -> None:
         took = pad(duration(step.get("seconds")), 8, right=True)
-        state = self.screen.state(step["state"], 9)
+        state = self.screen.state(state_of(step), 9)
         self.screen.line(state, pad(step["step"], self.width), took, briefly(step["reasons"]))
         for text in finding_words(step, 3):
             self.warning(text)
@@ -109,10 +109,10 @@ def run(values: Any, screen: Terminal) -> Answer:
 # %% ../../nbs/95_cli/10_execute.ipynb #b84ba841
 def tell_end(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> None:
     "How a run ended"
-    states = [step["state"] for step in run["steps"]]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    states = [state_of(step) for step in run["steps"]]
+    counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
     screen.line()
-    screen.line(screen.state(run["status"]), f"{counts}, {duration(run['seconds'])}")
+    screen.line(screen.state(run["status"]), ", ".join([*counts, duration(run["seconds"])]))
     for step in run["steps"]:
         tell_failure(screen, step)
     if run.get("error") and not any(step.get("error") for step in run["steps"]):

@@ -275,17 +275,18 @@ def _fail(run: Run, attempt: Attempt, reasons: Sequence[str], error: dict[str, A
     run.current = None
     notebook = attempt.notebook if attempt.output.exists() else None
     facts: dict[str, Any] = {"error": error, "seconds": seconds, "notebook": notebook}
-    run.ledger.fail_step(run.id, attempt.step.name, **facts)
     run.add(step_document(run.id, attempt.step.name, "failed", reasons, **facts, attempt=attempt.place))
+    run.ledger.fail_step(run.id, attempt.step.name, **facts)
 
 
 def _skip_rest(run: Run, because: str) -> None:
     "Enter the steps that were not reached"
     known = {step["step"] for step in run.document["steps"]}
-    for name in (name for name in run.plan.decisions if name not in known):
+    names = [name for name in run.plan.decisions if name not in known]
+    run.document["steps"] += [step_document(run.id, name, "skipped", [because]) for name in names]
+    for name in names:  # told already, should the disk take nothing any more
         position = run.plan.pipeline.steps[name].position
         run.ledger.skip_step(run.id, name, position=position, reasons=[because])
-        run.document["steps"].append(step_document(run.id, name, "skipped", [because]))
 
 
 def _close(run: Run, status: str, error: dict[str, Any] | None, because: str) -> None:
@@ -294,9 +295,11 @@ def _close(run: Run, status: str, error: dict[str, Any] | None, because: str) ->
     if not run.begun:
         return
     try:
-        if run.current and error:
-            _fail(run, run.current, run.plan.decisions[run.current.step.name].reasons, error, 0.0)
-        _skip_rest(run, because)
+        try:
+            if run.current and error:
+                _fail(run, run.current, run.plan.decisions[run.current.step.name].reasons, error, 0.0)
+        finally:
+            _skip_rest(run, because)
         run.ledger.end_run(run.id, status, error)
     except MlopsError as trouble:
         run.reporter.warning(f"How the run ended could not be recorded: {trouble.message} It will read as crashed.")
