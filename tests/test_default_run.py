@@ -38,7 +38,9 @@ def test_a_second_run_skips_every_step_and_says_so(default_run, tmp_path):
     assert all(step["reasons"] for step in again["steps"])
     assert gives(again) == gives(document) and again["models"] == document["models"]
     told = second.call("mlops-nb", "run", "tabular").stdout
-    assert told.count("cached") >= len(STEPS) and "bentoml serve" in told
+    assert told.count("cached") >= len(STEPS) and "bentoml serve" in told and "Leaderboard" in told
+    partly = second.call("mlops-nb", "run", "tabular", "--to", "ingest").stdout
+    assert "✓ ok" in partly and "Leaderboard" not in partly
 
 
 def test_executed_notebooks_are_valid_and_convert(default_run, tmp_path):

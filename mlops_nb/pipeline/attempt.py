@@ -182,6 +182,8 @@ def try_step(
         timeout=attempt.settings.pipeline.timeout,
     )
     manifest = _read_manifest(attempt.folder / "manifest.json", attempt.step.name)
+    if "findings" in manifest:
+        manifest["findings"] = redactor.json(manifest["findings"])
     store = Store(attempt.settings.workspace.path / "objects")
     error = ended["error"] or _incomplete(attempt, manifest, store)
     if error:

@@ -60,6 +60,7 @@ def step_document(
         "notebook": notebook,
         "artifacts": {name: {"sha256": found["sha256"], "type": found["type"]} for name, found in gives.items()},
         "metrics": dict(manifest.get("metrics") or {}) if manifest else {},
+        "findings": list(manifest.get("findings") or []) if manifest else [],
         "error": error,
         "key": key,
         "attempt": attempt,
@@ -272,27 +273,30 @@ def _fail(run: Run, attempt: Attempt, reasons: Sequence[str], error: dict[str, A
     run.current = None
     notebook = attempt.notebook if attempt.output.exists() else None
     facts: dict[str, Any] = {"error": error, "seconds": seconds, "notebook": notebook}
-    run.ledger.fail_step(run.id, attempt.step.name, **facts)
     run.add(step_document(run.id, attempt.step.name, "failed", reasons, **facts, attempt=attempt.place))
+    run.ledger.fail_step(run.id, attempt.step.name, **facts)
 
 
 def _skip_rest(run: Run, because: str) -> None:
     "Enter the steps that were not reached"
     known = {step["step"] for step in run.document["steps"]}
-    for name in (name for name in run.plan.decisions if name not in known):
+    names = [name for name in run.plan.decisions if name not in known]
+    run.document["steps"] += [step_document(run.id, name, "skipped", [because]) for name in names]
+    for name in names:  # told already, should the disk take nothing any more
         position = run.plan.pipeline.steps[name].position
         run.ledger.skip_step(run.id, name, position=position, reasons=[because])
-        run.document["steps"].append(step_document(run.id, name, "skipped", [because]))
 
 
 def _close(run: Run, status: str, error: dict[str, Any] | None, because: str) -> None:
     "Enter how the run ended; on a disk that takes nothing any more, at least tell"
     run.document |= {"status": status, "error": error, "seconds": round(time.monotonic() - run.started, 3)}
     try:
-        if run.current and error:
-            reasons = run.plan.decisions[run.current.step.name].reasons
-            _fail(run, run.current, reasons, error, time.monotonic() - run.since)
-        _skip_rest(run, because)
+        try:
+            if run.current and error:
+                reasons = run.plan.decisions[run.current.step.name].reasons
+                _fail(run, run.current, reasons, error, time.monotonic() - run.since)
+        finally:
+            _skip_rest(run, because)
         run.ledger.end_run(run.id, status, error)
     except MlopsError as trouble:
         run.reporter.warning(f"How the run ended could not be recorded: {trouble.message} It will read as crashed.")

@@ -47,7 +47,8 @@ def test_a_run_tells_each_step_and_what_to_do_next(first):
         [told] = [line for line in lines if "✓ done" in line and f" {step} " in line]
         assert " s" in told and "never run" in told
     assert any(line.startswith("notebooks") and ".mlops/runs/" in line for line in lines)
-    assert "Leaderboard" in done.stdout and "mlops-nb show" in done.stdout
+    assert "Leaderboard" not in done.stdout, "no model came of it, so there is nothing to rank"
+    assert "mlops-nb show" in done.stdout
 
 
 def test_events_are_lines_of_json(first):
@@ -135,6 +136,34 @@ def test_a_failed_step_ends_with_1_and_says_where(ran):
     assert document["status"] == "failed" and document["steps"][-1]["error"]["cell"] == 5
     told = command("show", "latest", cwd=ran).stdout
     assert "✗ failed" in told and "cannot fit logistic" in told and "20_train.ipynb" in told
+
+
+def test_three_warnings_of_a_step_are_told_and_the_others_counted(project):
+    path = project / "nbs" / "pipelines" / "demo" / "10_make.ipynb"
+    cells = [
+        "from mlops_nb import Json, flow, note",
+        "for number in [1, 2, 3, 3, 4, 5]:\n    note(f'Row {number} has no price.', 'prices')",
+        "note('Five rows were read.', level='info')",
+        "flow.numbers = Json([1])",
+    ]
+    document = json.loads(path.read_text(encoding="utf-8"))
+    blank = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
+    document["cells"] = [blank | {"id": f"cell-{place}", "source": source} for place, source in enumerate(cells)]
+    path.write_text(json.dumps(document), encoding="utf-8")
+    for _ in "computed", "reused":
+        told = command("run", "demo", cwd=project).stdout
+        assert [line for line in told.splitlines() if line.startswith("!")] == [
+            "! make: prices: Row 1 has no price.",
+            "! make: prices: Row 2 has no price.",
+            "! make: prices: Row 3 has no price.",
+            "! make: 2 more warnings, see the notebook",
+        ]
+    assert "! make: prices: Row 5 has no price." in command("show", "latest", "make", cwd=project).stdout
+    findings = json.loads(command("show", "latest", "make", "--json", cwd=project).stdout)["findings"]
+    assert [finding["level"] for finding in findings] == ["warning"] * 5 + ["info"]
+    command("run", "demo", "--force", cwd=project, GITHUB_ACTIONS="true")
+    annotated = command("run", "demo", cwd=project, GITHUB_ACTIONS="true").stdout
+    assert "::warning" in annotated and "Row 1 has no price." in annotated
 
 
 def test_ctrl_c_ends_with_130_and_leaves_a_record(ran):

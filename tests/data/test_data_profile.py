@@ -146,7 +146,7 @@ def test_the_task_follows_from_the_target(values, task):
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [
-        ([None] * 10, UsageError, "has no value in any row"),
+        ([None] * 10, Refused, "has no value in any row"),
         (["yes"] * 10, Refused, "has one value only, 'yes'"),
         ([3.0] * 10, Refused, "has one value only"),
         (["a", "b"] * 5 + ["c"], Refused, "1 class of the target 'y' is seen once: 'c'"),
