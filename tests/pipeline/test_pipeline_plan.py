@@ -268,7 +268,7 @@ def test_choosing_steps(project):
         ({"ingest.source": "https://example.org/x.csv"}, "is an address", "Save it to a file"),
         ({"ingest.source": "postgresql://u:hunter2pw@h/db"}, "'postgresql://u:[redacted]@h/db'", "Save it to a file"),
         ({"ingest.source": ""}, "ingest.source is empty", "leave it at its default"),
-        ({"ingest.source": "sklearn:wines"}, "no data set 'sklearn:wines'", "Did you mean 'wine'?"),
+        ({"ingest.source": "sklearn:wines"}, "no data set 'sklearn:wines'", "Did you mean 'sklearn:wine'?"),
         ({"ingest.source": "na\udcefve.csv"}, "'na?ve.csv', and not all of that is UTF-8", "Rename the file"),
     ],
 )
