@@ -65,7 +65,7 @@ ENDED = {"Interrupted": "interrupted", "Refused": "refused"}  # error -> what th
 
 def state_of(step: Mapping[str, Any]) -> str:
     "The state of a step in a word: one that refused or was stopped has not failed by itself"
-    return ENDED.get(str((step.get("error") or {}).get("type")), step["state"])
+    return ENDED.get(str((step.get("error") or {}).get("type"))) or step["state"]
 
 
 def tell_run(screen: Terminal, run: Mapping[str, Any]) -> None:
