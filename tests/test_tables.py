@@ -97,8 +97,11 @@ def test_a_regression_target_in_a_compressed_tsv(project, tmp_path):
     path = tmp_path / "diabetes.tsv.gz"
     path.write_bytes(gzip.compress(load_diabetes(as_frame=True).frame.to_csv(sep="\t", index=False).encode(), mtime=0))
     words = ["-p", f"ingest.source={path}", "-p", "ingest.target=target", "-p", "train.model=linear"]
-    metrics = evaluated(project.run(*words))
+    document = project.run(*words)
+    metrics = evaluated(document)
     assert 0.3 < metrics["r2"] < 0.65
+    [report] = [project.folder / step["notebook"] for step in document["steps"] if step["step"] == "evaluate"]
+    assert not re.search("probabilit|false alarm", re.sub(r'"source": \[.*?\]', "", report.read_text(encoding="utf-8")))
     assert metrics["rmse"] == pytest.approx(metrics["mse"] ** 0.5) and metrics["mae"] < metrics["rmse"]
 
 

@@ -246,3 +246,11 @@ def test_two_processes_find_the_same(tmp_path):
 def test_a_profile_holds_no_path_and_no_time(tmp_path):
     text = json.dumps(profile_of(customers(tmp_path)))
     assert str(tmp_path) not in text and "customers.csv" in text
+
+
+def test_years_have_no_thousands(tmp_path):
+    path = tmp_path / "years.csv"
+    path.write_text("year,y\n" + "".join(f"{2013 + n % 9},{'ab'[n % 2]}\n" for n in range(60)))
+    profile = ingest(read_source(str(path)), "y").profile
+    [values] = [row[-1] for row in profile_grid(profile).rows if row[0] == "year"]
+    assert values.startswith("2013 to 2021")

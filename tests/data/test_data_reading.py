@@ -327,3 +327,17 @@ def test_many_rows_take_seconds(tmp_path):
     assert time.process_time() - start < 8, "usually one second of CPU"
     assert kinds(loaded)["when"] == "date" and kinds(loaded)["w0"] == "category" and kinds(loaded)["n0"] == "number"
     pd.testing.assert_series_equal(loaded.frame["n0"], frame["n0"])
+
+
+def test_thousands_are_no_doubt_where_another_column_shows_the_decimal_point(write):
+    doubtful = write('big,y\n"1,234",a\n"2,500",b\n')
+    assert "could be read with" in said(doubtful, "numbers as text")
+    clear = write('big,small,y\n"1,234",1.5,a\n"2,500",2.25,b\n')
+    assert "could be read with" not in said(clear, "numbers as text")
+    assert clear.frame["big"].tolist() == [1234, 2500]
+
+
+def test_blanks_are_told(write):
+    loaded = write("a,b,c,y\n1,x,,u\n,y,,v\n3,,,u\n")
+    told = [finding.column for finding in loaded.findings if "blank" in finding.message]
+    assert told == ["a", "b"], "a column that is all blank is told as empty"
