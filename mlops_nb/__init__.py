@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from mlops_nb.data.table import Table
     from mlops_nb.model.artifact import Model
     from mlops_nb.model.package import ModelPackage
-    from mlops_nb.notebook.flow import flow, log
-    from mlops_nb.notebook.parameters import LogRange, Path, Range, Secret, Source
+    from mlops_nb.notebook.flow import flow, log, note
+    from mlops_nb.notebook.parameters import LogRange, Path, Pattern, Range, Secret, Source
     from mlops_nb.notebook.redact import secret
     from mlops_nb.registry.versions import models
     from mlops_nb.track.tables import leaderboard, runs
@@ -26,6 +26,7 @@ __all__ = [  # the type checker wants the names as text; a test compares them wi
     "Model",
     "ModelPackage",
     "Path",
+    "Pattern",
     "Range",
     "Refused",
     "Report",
@@ -36,6 +37,7 @@ __all__ = [  # the type checker wants the names as text; a test compares them wi
     "leaderboard",
     "log",
     "models",
+    "note",
     "runs",
     "secret",
 ]

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from .commands.catalogue import COMMANDS, HEADLINE, START
-from .commands.grammar import command_help, common_switches, find_command, overview, parse
+from .commands.grammar import Command, command_help, common_switches, find_command, overview, parse
 from .commands.terminal import Answer, Terminal, annotation, in_github
 from .core.errors import Interrupted, MlopsError, StorageError, UsageError
 from .core.registry import resolve
@@ -37,13 +37,29 @@ def respond(
         return _text("help", overview(COMMANDS, HEADLINE, START))
     command = find_command(COMMANDS, words[0])
     if help:
-        return _text("help", command_help(command))
+        return _help(command, words[1:])
     values = parse(command, words[1:])
     return resolve(command.target)(values, screen)
 
 
 def _text(name: str, text: str) -> Answer:
     return Answer({"schema": 1, name: text}, lambda screen: screen.line(text))
+
+
+def _help(command: Command, words: list[str]) -> Answer:
+    "How to use a command; with a pipeline among its words, also the parameters of that"
+    from mlops_nb.commands.parameters import named_pipeline, pipeline_parameters, tell_parameters
+
+    text = command_help(command)
+    if not (pipeline := named_pipeline(command, words)):
+        return _text("help", text)
+    parameters = pipeline_parameters(pipeline)
+
+    def show(screen: Terminal) -> None:
+        screen.line(text)
+        tell_parameters(screen, pipeline, parameters)
+
+    return Answer({"schema": 1, "help": text, "parameters": parameters}, show)
 
 
 def _version() -> Answer:
@@ -179,7 +195,8 @@ def main(
     words: list[str] | None = None,  # the command line; the program's own when left out
 ) -> int:  # exit code
     "Run one command"
-    gc.set_threshold(GARBAGE, 50)
+    if words is None:
+        gc.set_threshold(GARBAGE, 50)
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     switches, rest = common_switches(sys.argv[1:] if words is None else words)
     with outputs(switches["json"]) as (stream, screen):
@@ -192,4 +209,6 @@ def main(
             screen.clear()
             answer, failed = failure(error, switches["debug"]), True
         deliver(answer, stream, switches["json"], failed)
+    if words is None:
+        gc.freeze()
     return answer.code

@@ -15,9 +15,11 @@ from .core.registry import ArtifactType, artifact_types, hooks
 PUBLIC = {
     "flow": "mlops_nb.notebook.flow",
     "log": "mlops_nb.notebook.flow",
+    "note": "mlops_nb.notebook.flow",
     "secret": "mlops_nb.notebook.redact",
     "Range": "mlops_nb.notebook.parameters",
     "LogRange": "mlops_nb.notebook.parameters",
+    "Pattern": "mlops_nb.notebook.parameters",
     "Source": "mlops_nb.notebook.parameters",
     "Path": "mlops_nb.notebook.parameters",
     "Secret": "mlops_nb.notebook.parameters",

@@ -4,6 +4,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import nbformat
@@ -37,7 +38,9 @@ def test_a_second_run_skips_every_step_and_says_so(default_run, tmp_path):
     assert all(step["reasons"] for step in again["steps"])
     assert gives(again) == gives(document) and again["models"] == document["models"]
     told = second.call("mlops-nb", "run", "tabular").stdout
-    assert told.count("cached") >= len(STEPS) and "bentoml serve" in told
+    assert told.count("cached") >= len(STEPS) and "bentoml serve" in told and "Leaderboard" in told
+    partly = second.call("mlops-nb", "run", "tabular", "--to", "ingest").stdout
+    assert "✓ ok" in partly and "Leaderboard" not in partly
 
 
 def test_executed_notebooks_are_valid_and_convert(default_run, tmp_path):
@@ -55,18 +58,11 @@ def test_executed_notebooks_are_valid_and_convert(default_run, tmp_path):
 
 
 def test_source_notebooks_are_left_as_they_were(default_run):
-    project, _ = default_run
-    changed = subprocess.run(
-        ["git", "status", "--porcelain", "nbs/pipelines"],
-        cwd=project.folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    for line in changed.stdout.splitlines():
-        path = project.folder / line[3:]
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        assert not any(cell.get("outputs") for cell in cells), line
+    project, document = default_run
+    sources = project.json("show", document["run"])["sources"]  # digests of what was there when the run began
+    kept = {name: digest for name, digest in sources.items() if name.startswith("nbs/pipelines/tabular/")}
+    assert len(kept) == len(STEPS)
+    assert {name: sha256((project.folder / name).read_bytes()).hexdigest() for name in kept} == kept
 
 
 def test_sqlite3_reads_the_ledger(default_run):
@@ -88,13 +84,20 @@ def test_wandb_reads_every_steps_run(default_run):
     project, document = default_run
     files = sorted(project.workspace.rglob("run-*.wandb"))
     assert len(files) == len(STEPS)
-    summaries = []
+    found = {}
     for path in files:
         done = project.call("wandb", "leet", "inspect", "--summary", "--json", str(path))
         assert done.returncode == 0, done.stderr
-        summaries.append(done.stdout)
-    metrics = next(step["metrics"] for step in document["steps"] if step["step"] == "evaluate")
-    assert any("roc_auc" in text and str(metrics["roc_auc"])[:8] in text for text in summaries)
+        told = json.loads(done.stdout)
+        assert told["config"]["mlops_nb"]["run"] == document["run"] and told["state"] == "finished"
+        found[told["name"]] = told
+    for step in document["steps"]:
+        told = found[step["step"]]
+        metrics = {name.replace(".", "/"): value for name, value in step["metrics"].items()}
+        assert metrics == {name: told["summary"].get(name) for name in metrics}
+        given = {n.partition(".")[2]: v for n, v in document["parameters"].items() if n.startswith(f"{step['step']}.")}
+        assert given == {name: told["config"].get(name) for name in given}
+    assert len(found["evaluate"]["summary"]) > 30
 
 
 @pytest.fixture(scope="module")

@@ -160,3 +160,11 @@ def test_no_path_of_this_machine_is_committed():
         path = ROOT / name
         if path.is_file() and path.suffix not in {".png", ".ico"}:
             assert str(ROOT.parent) + "/" not in path.read_text(encoding="utf-8", errors="replace"), name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nbs" / "pipelines").rglob("*.ipynb")), ids=lambda path: path.name)
+def test_a_parameter_is_explained_in_one_line(path):
+    from mlops_nb.notebook.source import read_step
+
+    for parameter in read_step(path).parameters.values():
+        assert 0 < len(parameter.help) <= 120, f"{parameter.title}: {len(parameter.help)} letters"

@@ -30,7 +30,10 @@ def test_killed_at(point, default_run, undisturbed, tmp_path):
     again = project.run(*WORDS)
     assert again["status"] == "ok" and gives(again) == gives(undisturbed)
     assert again["models"] == undisturbed["models"]
-    assert project.json("models")["models"] and project.call("mlops-nb", "doctor").returncode in (0, 1)
+    found = {finding["check"]: finding["level"] for finding in project.json("doctor")["findings"]}
+    assert (found["ledger"], found["tracking"]) == ("ok", "ok") and found["workspace"] != "fail"
+    assert "crashed runs" not in found, "the run that was killed is recorded as crashed"
+    assert project.json("runs")["runs"][1]["status"] in ("crashed", "failed")
     assert set(states(project.run(*WORDS)).values()) == {"cached"}
     listed = [(m["name"], m["version"], m["digest"], m["aliases"]) for m in project.json("models")["models"]]
     assert len(listed) == 2 and all(aliases == ["champion"] for *_, aliases in listed)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .look import error_words, state_of, tell_failure
+from .look import error_words, finding_words, state_of, tell_failure
 from .terminal import Answer, Terminal, annotation, counted, duration, in_github, pad
 from ..core.settings import Settings, load_settings
 from ..pipeline.reporter import EventWriter, Reporter, Reporters
@@ -115,6 +115,8 @@ class Lines(Reporter):
         took = pad(duration(step.get("seconds")), 8, right=True)
         state = self.screen.state(state_of(step), 9)
         self.screen.line(state, pad(step["step"], self.width), took, briefly(step["reasons"]))
+        for text in finding_words(step, 3):
+            self.warning(text)
         tell_failure(self.screen, step)
 
     def warning(self, text: str) -> None:
@@ -145,13 +147,13 @@ def run(values: Any, screen: Terminal) -> Answer:
 def tell_end(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> None:
     "How a run ended"
     states = [state_of(step) for step in run["steps"]]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
     screen.line()
-    screen.line(screen.state(run["status"]), f"{counts}, {duration(run['seconds'])}")
+    screen.line(screen.state(run["status"]), ", ".join([*counts, duration(run["seconds"])]))
     told = [step["error"]["hint"] for step in run["steps"] if step.get("error")]
     if run.get("error") and run["error"]["hint"] not in told:
         tell_failure(screen, {"step": run["pipeline"], "error": run["error"]})
-    if run["status"] == "ok":
+    if run.get("models"):
         _tell_models(screen, run, settings)
     _tell_places(screen, run, settings)
 
@@ -165,7 +167,7 @@ def _tell_models(screen: Terminal, run: Mapping[str, Any], settings: Settings) -
     from mlops_nb.track.tables import leaderboard_table
 
     with Ledger.open(settings, create=False) as ledger:
-        for model in run.get("models") or []:
+        for model in run["models"]:
             verdict = verdict_of(ledger, model["name"], model["version"])
             aliases = "".join(f" ★ {alias}" for alias in model["aliases"])
             why = f": {verdict['reason']}" if verdict else ""
@@ -184,10 +186,10 @@ def _comparable(
     versions: list[dict[str, Any]],
     run: Mapping[str, Any],  # the one that has just ended
 ) -> list[dict[str, Any]]:
-    "The runs that gave versions of the same models, and the one that has just ended; all, if it gave no model"
-    names = {model["name"] for model in run.get("models") or []}
+    "The runs that gave versions of the same models, and the one that has just ended: others say nothing about it"
+    names = {model["name"] for model in run["models"]}
     related = {run["run"], *(version["run"] for version in versions if version["name"] in names)}
-    return [other for other in latest if other["run"] in related] if names else latest
+    return [other for other in latest if other["run"] in related]
 
 
 def _tell_places(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> None:

@@ -49,6 +49,13 @@ def _link_hashed(reader: BinaryIO, source: Path, target: Path) -> str:
     return sha256_file(target)
 
 # %% ../../nbs/00_core/06_store.ipynb #31ab89c1
+def _mask() -> int:
+    "The permissions that this process gives to nobody; while they are looked up, other threads give the least"
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
 class Store:
     "Objects by the SHA-256 of their content"
 
@@ -71,7 +78,7 @@ class Store:
         if place.exists() and place.stat().st_size == temporary.stat().st_size:
             return
         make_folder(place.parent)
-        os.chmod(temporary, 0o444)
+        os.chmod(temporary, 0o444 & ~_mask())
         replace_durably(temporary, place)
 
     def put_bytes(self, data: bytes) -> str:

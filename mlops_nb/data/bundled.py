@@ -22,4 +22,5 @@ def other_data_sets(
     name: str,  # that no data set has
 ) -> str:
     "What may have been meant"
-    return did_you_mean(name, TARGETS).strip() or f"There are {', '.join(TARGETS)}."
+    near = did_you_mean(name, TARGETS).strip()
+    return near.replace("'", "'sklearn:", 1) or f"There are {', '.join(TARGETS)}."

@@ -18,7 +18,7 @@ import pandas as pd
 from .findings import Findings, Level
 from .leakage import Score, column_scores
 from .rows import row_hashes
-from .show import count, listing, quote, show_number, show_share
+from .show import count, listing, quote, show_alike, show_number, show_share
 
 # %% ../../nbs/10_data/20_checks.ipynb #560e24ab
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ def _check_contradictions(case: Case) -> None:
     rows: Any = pd.DataFrame({"features": features, "word": case.target.to_numpy()}).value_counts()
     most = int(rows.groupby(level="features").max().sum())
     if lost := len(case.table) - most:
-        best = 100 * most / len(case.table)
-        message = f"{count(lost, 'row')} have the features of others, but another class: no model gets more than {best:.1f} % right."
+        has, right = "has" if lost == 1 else "have", show_share(most, len(case.table))
+        message = f"{count(lost, 'row')} {has} the features of others, but another class: no model gets more than {right} right."
         case.findings.add("warning" if lost > 0.01 * len(case.table) else "info", "contradictions", message, rows=lost)
 
 # %% ../../nbs/10_data/20_checks.ipynb #9bd630ff
@@ -274,7 +274,7 @@ def _check_drift(case: Case, order: np.ndarray, column: str) -> None:
         if column
         else "a random split is fair only if that order means nothing"
     )
-    values = ", ".join(show_number(part, 3) for part in parts)
+    values = "; ".join(show_alike(parts))
     message = f"From fifth to fifth in the {along}, the {_measured(case)} is {values}: {advice}."
     case.findings.add("warning" if column else "info", "drift", message, case.profile["target"], low=low, high=high)
 

@@ -85,6 +85,7 @@ class Habits:
     "What a file's columns have in common"
 
     decimal: str = ""  # "." or ","; empty when nothing shows it
+    shown: bool = False  # whether a column shows the decimal sign, or only the delimiter suggests it
     first: str = ""  # "day" or "month"; empty when nothing shows it
 
 
@@ -96,7 +97,7 @@ def infer_habits(
     signs = [sign for draft in drafts if (sign := demanded_decimal(draft.styles))]
     orders = [draft.dates.order for draft in drafts if draft.dates and draft.dates.order]
     decimal = max(".,", key=signs.count) if signs else "," if delimiter == ";" else ""
-    return Habits(decimal, max(("day", "month"), key=orders.count) if orders else "")
+    return Habits(decimal, bool(signs), max(("day", "month"), key=orders.count) if orders else "")
 
 # %% ../../nbs/10_data/16_columns.ipynb #2f247494
 def _rows(draft: Draft, values: np.ndarray, none: Any) -> np.ndarray:
@@ -109,6 +110,9 @@ def _rows(draft: Draft, values: np.ndarray, none: Any) -> np.ndarray:
 def _note_missing(draft: Draft, findings: Findings, likely: bool) -> None:
     "Say which words other than blanks were taken as missing, or were not although they look like it"
     blank = arrow.equal(draft.words, "").to_numpy(zero_copy_only=False)
+    if 0 < (rows := int(draft.counts[blank].sum())) < int(draft.counts.sum()):
+        message = f"{count(rows, 'row is', 'rows are')} blank, which counts as missing."
+        findings.add("info", "missing values", message, draft.name, rows=rows)
     taken = (draft.missing | draft.likely if likely else draft.missing) & ~blank
     if words := draft.words.filter(pa.array(taken)).to_pylist():
         rows = int(draft.counts[taken].sum())
@@ -143,7 +147,7 @@ def _note_numbers(
     comma = style.decimal == "," and bool(arrow.any(arrow.match_substring(words, ",")).as_py())
     if said := style.describe(decimal=comma and habits.decimal != ","):
         findings.add("info", "numbers as text", f"Read with {said}, e.g. {quote(words[0])}.", draft.name)
-    if style.thousands and not demanded_decimal(draft.styles):
+    if style.thousands and not habits.shown:
         readings = f"{draft.styles[0].describe()} or {draft.styles[-1].describe()}"
         text = f"{quote(words[0])} could be read with {readings}: taken as the former."
         findings.add("warning", "numbers as text", text, draft.name)

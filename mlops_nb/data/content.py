@@ -11,7 +11,7 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..core.errors import UsageError, did_you_mean
+from ..core.errors import Refused, UsageError, did_you_mean
 
 # %% ../../nbs/10_data/10_content.ipynb #2c643508
 def _missing_file(path: Path) -> UsageError:
@@ -58,15 +58,15 @@ def _refuse_foreign(path: Path, data: bytes) -> None:
     "An error if the first bytes are those of a format that holds no table of ours"
     for start, what, hint in FOREIGN:
         if data.startswith(start):
-            raise UsageError(f"'{path}' is {what}, not a table in text or Parquet.", hint)
+            raise Refused(f"'{path.name}' is {what}, not a table in text or Parquet.", hint)
     head = data[:400].lstrip().lower()
     if head.startswith(MARKUP):
-        raise UsageError(
-            f"'{path}' is a page of HTML or XML, not a table.",
+        raise Refused(
+            f"'{path.name}' is a page of HTML or XML, not a table.",
             "If it was downloaded, look at it: it may be a log-in page.",
         )
     if head.startswith((b'{"', b"[{", b"{\n", b"[\n")):
-        raise UsageError(f"'{path}' is JSON, not a table in text or Parquet.", TEXT_HINT)
+        raise Refused(f"'{path.name}' is JSON, not a table in text or Parquet.", TEXT_HINT)
 
 # %% ../../nbs/10_data/10_content.ipynb #779ab632
 def _unpack(path: Path, data: bytes) -> bytes:
@@ -74,11 +74,19 @@ def _unpack(path: Path, data: bytes) -> bytes:
     try:
         return gzip.decompress(data)
     except EOFError:
-        raise UsageError(
-            f"The gzip file '{path}' ends too early ({len(data):,} bytes).", "Fetch or copy it again."
+        raise Refused(
+            f"The gzip file '{path.name}' ends too early ({len(data):,} bytes).", "Fetch or copy it again."
         ) from None
     except (OSError, zlib.error) as error:
-        raise UsageError(f"The gzip file '{path}' is damaged: {error}.", "Fetch or copy it again.") from None
+        raise Refused(f"The gzip file '{path.name}' is damaged: {error}.", "Fetch or copy it again.") from None
+
+
+def _refuse_broken_promise(path: Path, packed: bool) -> None:
+    "An error if a text has a name that promises something else"
+    promised = {".parquet": "Parquet", ".pq": "Parquet", ".gz": "gzip"}.get(path.suffix.lower())
+    if promised and not (promised == "gzip" and packed):
+        message = f"The name of '{path.name}' promises {promised}, and its content is something else."
+        raise Refused(message, "If it is a table of text, call it .csv; else write or fetch it again.")
 
 
 @dataclass(frozen=True)
@@ -95,11 +103,12 @@ def read_content(
 ) -> Content:
     "The bytes of a table's file, unpacked; an error for a file that is missing, empty, damaged or something else"
     data = _file_bytes(path)
-    packed = data.startswith(b"\x1f\x8b")
-    data = _unpack(path, data) if packed else data
+    if packed := data.startswith(b"\x1f\x8b"):
+        data = _unpack(path, data)
     if not data.strip():
-        raise UsageError(f"'{path}' is empty.", "Give a table with a header line and at least some rows.")
+        raise Refused(f"'{path.name}' is empty.", "Give a table with a header line and at least some rows.")
     if data.startswith(b"PAR1"):
         return Content("parquet", data, packed)
     _refuse_foreign(path, data)
+    _refuse_broken_promise(path, packed)
     return Content("text", data, packed)

@@ -17,7 +17,7 @@ from itertools import chain, islice, pairwise
 
 import pyarrow as pa
 
-from ..core.errors import UsageError
+from ..core.errors import Refused, UsageError
 from .findings import Findings
 from .show import count, listing, quote
 
@@ -127,7 +127,7 @@ def _settle_quotes(text: str, dialect: Dialect, name: str, findings: Findings) -
     if opened < 0:
         return dialect
     message = f"'{name}' opens a quote after line {opened:,} that is never closed."
-    raise UsageError(message, 'Close it, or double it if it belongs to the text: "".')
+    raise Refused(message, 'Close it, or double it if it belongs to the text: "".')
 
 # %% ../../nbs/10_data/12_dialect.ipynb #35814dd7
 def unique_names(
@@ -206,13 +206,13 @@ class _Collector:
         self.rows = []
 
 
-def _ragged(name: str, width: int, misfits: list[tuple[int, int]]) -> UsageError:
+def _ragged(name: str, width: int, misfits: list[tuple[int, int]]) -> Refused:
     "The error for records with too few or too many fields"
     line, found = misfits[0]
     more = len(misfits) - 1
     others = f" So {'does' if more == 1 else 'do'} {count(more, 'more line')}." if more else ""
     message = f"Line {line:,} of '{name}' has {count(found, 'field')} where the header has {width}.{others}"
-    return UsageError(
+    return Refused(
         message, "Mend the line: a delimiter is missing or too many, or a text that holds one has no quotes."
     )
 
@@ -262,14 +262,14 @@ def read_fields(
     delimiter: str = "",  # when the reader knows it: a character or a word for it
     findings: Findings | None = None,  # where decisions are noted
 ) -> Fields:
-    "The columns of a text table, as text; raises a UsageError for one column, no rows, or lines that do not fit"
+    "The columns of a text table, as text; raises Refused for one column, no rows, or lines that do not fit"
     findings = Findings() if findings is None else findings
     text, delimiter = _starts(text, delimiter_mark(delimiter))
     dialect = _settle_quotes(text, infer_dialect(text, delimiter), name, findings)
     header, records = _header(_records(text, dialect), findings)
     if len(header) < 2:
         message = f"'{name}' has one column only ({listing(header)}), cut by none of {', '.join(DELIMITERS.values())}."
-        raise UsageError(message, "Give a table with a target and at least one more column.")
+        raise Refused(message, "Give a table with a target and at least one more column.")
     collector = _Collector(len(header))
     for line, record in records:
         collector.add(line, record)
@@ -282,7 +282,7 @@ def _fields(collector: _Collector, dialect: Dialect, header: list[str], name: st
     if collector.misfits:
         raise _ragged(name, collector.width, collector.misfits)
     if collector.number == 0:
-        raise UsageError(f"'{name}' has a header with {len(header)} names and no rows.", "Give a table with rows.")
+        raise Refused(f"'{name}' has a header with {len(header)} names and no rows.", "Give a table with rows.")
     if collector.blank:
         findings.add("info", "blank lines", f"{count(collector.blank, 'line')} without any value: left out.")
     names = unique_names(header, findings)

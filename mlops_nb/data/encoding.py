@@ -10,7 +10,7 @@ import codecs
 import re
 from dataclasses import dataclass, field
 
-from ..core.errors import UsageError
+from ..core.errors import Refused, UsageError
 from .findings import Findings
 from .show import count
 
@@ -18,11 +18,11 @@ from .show import count
 HINT = "Save the file as UTF-8, or say how it was written, e.g. -p ingest.encoding=cp1251."
 
 
-def _unexplained(name: str, data: bytes, offset: int, why: str) -> UsageError:
+def _unexplained(name: str, data: bytes, offset: int, why: str) -> Refused:
     "The error for bytes that no encoding explains: where, which, and the way out"
     line = data.count(b"\n", 0, offset) + 1
     byte = f"0x{data[offset]:02X}" if offset < len(data) else "nothing"
-    return UsageError(
+    return Refused(
         f"'{name}' is no text in an encoding known here: {byte} at offset {offset:,} (line {line:,}) {why}.", HINT
     )
 
@@ -149,7 +149,7 @@ def decode(
     encoding: str = "",  # a Python codec, when the reader knows better
     findings: Findings | None = None,  # where decisions are noted
 ) -> Decoded:
-    "The text in `data`; raises a UsageError with the offset of the first byte that nothing explains"
+    "The text in `data`; raises Refused with the offset of the first byte that nothing explains"
     findings = Findings() if findings is None else findings
     if not encoding:
         text, label, codec = _infer(name, data, findings)

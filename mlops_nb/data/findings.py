@@ -28,6 +28,11 @@ class Finding:
     column: str | None = None  # None: the table as a whole
     numbers: dict[str, float | int] = field(default_factory=dict)  # what the sentence says, for programs
 
+    @property
+    def text(self) -> str:
+        "The message, behind the column that it is about"
+        return f"{self.column}: {self.message}" if self.column else self.message
+
     def document(self) -> dict[str, Any]:
         "The finding as plain values"
         numbers = {
@@ -106,7 +111,5 @@ class Findings:
     ) -> None:
         "Raise Refused, naming every violation, if there is one"
         if violations := self.at("violation"):
-            named = " ".join(
-                f"{finding.column}: {finding.message}" if finding.column else finding.message for finding in violations
-            )
+            named = " ".join(finding.text for finding in violations)
             raise Refused(f"The table breaks {count(len(violations), 'rule')}. {named}", hint)

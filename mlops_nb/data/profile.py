@@ -230,7 +230,11 @@ def _why(roles: Roles) -> str:
 def _span(known: dict[str, Any]) -> str:
     "The values of a column in a few words"
     if "mean" in known:
-        low, high, median = (show_number(known[name]) for name in ("low", "high", "median"))
+        plain = known["kind"] == "integer"  # a year and an id have no thousands
+        low, high, median = (
+            str(int(value)) if plain and value == int(value) else show_number(value)
+            for value in (known["low"], known["high"], known["median"])
+        )
         return f"{low} to {high}, half below {median}"
     if "low" in known:
         return f"{known['low'][:10]} to {known['high'][:10]}"

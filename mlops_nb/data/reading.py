@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from ..core.errors import MlopsError, UsageError
+from ..core.errors import MlopsError, Refused, UsageError
 from ..core.settings import find_project
 from .bundled import TARGETS, other_data_sets
 from .columns import Column, type_columns
@@ -100,12 +100,12 @@ def _read_parquet(name: str, data: bytes, options: Options, findings: Findings) 
     try:
         table = pyarrow.parquet.ParquetFile(io.BytesIO(data)).read()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise UsageError(
+        raise Refused(
             f"'{name}' is no Parquet file that can be read: {str(error).splitlines()[0]}", "Write or copy it again."
         ) from None
     if table.num_columns < 2 or table.num_rows == 0:
         message = f"'{name}' has {count(table.num_columns, 'column')} and {count(table.num_rows, 'row')}."
-        raise UsageError(message, "Give a table with a target, at least one more column, and rows.")
+        raise Refused(message, "Give a table with a target, at least one more column, and rows.")
     names = unique_names([str(label) for label in table.column_names], findings)
     columns = [
         _parquet_column(label, column, options, findings) for label, column in zip(names, table.columns, strict=True)
@@ -172,7 +172,7 @@ def read_source(
     missing: Sequence[str] = (),  # further words that mean a missing value
     findings: Findings | None = None,  # where decisions are noted
 ) -> Loaded:
-    "A source as typed columns; raises a UsageError that says what is wrong with it and what to do"
+    "A source as typed columns; raises Refused or a UsageError that says what is wrong and what to do"
     findings = Findings(caption="What was decided while reading") if findings is None else findings
     scheme, colon, rest = str(source).partition(":")
     if scheme == "sklearn":

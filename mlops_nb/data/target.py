@@ -108,7 +108,7 @@ def _check_varied(column: Column) -> None:
     "Refuse a target without a value, or with one value only"
     values, name = column.values.dropna(), quote(column.name)
     if values.empty:
-        raise UsageError(f"The target {name} has no value in any row.", "Choose another column: -p ingest.target=...")
+        raise Refused(f"The target {name} has no value in any row.", "Choose another column: -p ingest.target=...")
     if values.nunique() == 1:
         message = f"The target {name} has one value only, {quote(values.iloc[0])}, in all {count(len(values), 'row')}."
         raise Refused(message, "Choose another target (-p ingest.target=...), or add rows with other values.")

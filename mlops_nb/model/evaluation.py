@@ -20,9 +20,10 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 
 from ..core.errors import UsageError
 from ..data.findings import Findings
-from ..data.show import Grid
+from ..data.show import Grid, show_alike
 from ..data.splitting import cut_time, row_units
 from .bootstrap import intervals
+from .measures import ranking_metric
 from .schema import Task
 from .scores import Predictions, predict_rows, score, unscored
 from .train import refit, reproducible_threads
@@ -171,26 +172,39 @@ class Evaluation:
             found[f"{name}_std"] = float(values.std(ddof=1)) if len(values) > 1 else 0.0
         return found
 
+    @property
+    def findings(self) -> Findings:
+        "A warning when a guess does as well, by the metric that ranks models"
+        found, measure = Findings(), ranking_metric(self.predictions.task)
+        if measure.name not in self.intervals:
+            return found
+        guess, (low, high) = self.baseline[measure.name], self.intervals[measure.name]
+        if guess >= low if measure.greater_is_better else guess <= high:
+            value = self.metrics[measure.name]
+            shown = show_alike([value, low, high, guess])
+            bounds = f"{measure.name} {shown[0]}, 95 % interval {shown[1]} to {shown[2]}"
+            message = f"The model ({bounds}) does no better than a guess ({shown[3]}): nothing was learned."
+            found.add("warning", "score", message, value=value, baseline=guess)
+        return found
+
     def grid(self) -> Grid:
         "One row a metric"
         spread, rows = self.cross_validation, []
         for name, value in self.metrics.items():
-            low, high = self.intervals[name]
-            folds = f"{spread[f'{name}_mean']:.4g} ± {spread[f'{name}_std']:.2g}" if f"{name}_mean" in spread else None
-            bounds = f"{low:.4g} to {high:.4g}"
-            rows.append([name, f"{value:.4g}", bounds, _short(self.baseline, name), _short(self.training, name), folds])
+            beside = [self.baseline.get(name), self.training.get(name)]
+            folds = [spread.get(f"{name}_{part}") for part in ("mean", "std")]
+            test, low, high, guess, fitted, mean, error = show_alike([value, *self.intervals[name], *beside, *folds])
+            rows.append(
+                [name, test, f"{low} to {high}", guess, fitted, f"{mean} ± {error}" if folds[0] is not None else "–"]
+            )
         columns = ["metric", "test", "95 % interval", "baseline", "training", "cross-validation"]
-        return Grid(f"{len(self.predictions.truth):,} test rows the model has not seen", columns, rows)
+        return Grid(f"{len(self.predictions.truth):,} test rows the model has not seen", columns, rows, columns[1:])
 
     def _repr_html_(self) -> str:
         return self.grid()._repr_html_() + "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
 
     def __repr__(self) -> str:
         return "\n".join([repr(self.grid()), *self.notes])
-
-
-def _short(values: dict[str, float], name: str) -> str | None:
-    return f"{values[name]:.4g}" if name in values else None
 
 
 def evaluate(

@@ -9,12 +9,12 @@ __all__ = ['VARIABLE', 'RunContext', 'append_points']
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import UsageError, did_you_mean
-from .artifacts import checked_points, fetch, give, read_manifest
+from .artifacts import checked_points, fetch, give, note_findings, read_manifest
 
 # %% ../../nbs/20_notebook/12_context.ipynb #8c9087dd
 VARIABLE = "MLOPS_NB_STEP"
@@ -79,6 +79,10 @@ class RunContext:
             hint = "Keep the value in a variable and give it once, behind the loop."
             raise UsageError(f"Step '{self.step}' gives {name} a second time.", hint)
         give(self.manifest, self.step, name, value, self.workspace)
+
+    def note(self, findings: Sequence[dict[str, str]]) -> None:
+        "Keep findings in the manifest"
+        note_findings(self.manifest, self.step, findings)
 
     def log(self, values: dict[str, Any], step: int | None) -> None:
         "Append a point to the curves of this step"

@@ -10,13 +10,14 @@ __all__ = ['SESSION', 'REMEMBERED', 'Place', 'editor_path', 'find_place', 'Origi
 import os
 import sys
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.errors import UsageError, did_you_mean
 from ..core.settings import Settings, find_project, load_settings
-from .artifacts import fetch, give, read_manifest
+from .artifacts import fetch, give, note_findings, read_manifest
 from .context import append_points
 from .matching import best_match, calling_namespace, executed_statements
 from .source import StepSource, examine_pipeline, step_name, step_paths
@@ -178,6 +179,11 @@ class HandContext:
         "Where a step keeps what was given by hand"
         return self.workspace / "scratch" / self.pipeline / step
 
+    @property
+    def own(self) -> Path:
+        "Where this notebook keeps what it gives"
+        return self.workspace / "scratch" / (self.pipeline if self.folder else "_") / self.step
+
     def record(self, step: str, artifact: str) -> dict[str, Any] | None:
         "The freshest record of an artifact, and a printed line when its origin is new"
         self.choose_run()
@@ -231,16 +237,18 @@ class HandContext:
 
     def give(self, name: str, value: Any) -> None:
         "Keep a value in scratch"
-        pipeline = self.pipeline if self.folder else "_"
-        path = self.workspace / "scratch" / pipeline / self.step / "manifest.json"
-        give(path, self.step, name, value, self.workspace, at=time.time())
+        give(self.own / "manifest.json", self.step, name, value, self.workspace, at=time.time())
         if self.notebook is None and "anonymous" not in self.told:
             self.told["anonymous"] = name
             print(f"flow: it is not known which step this is, so no other notebook will find {name}", file=sys.stderr)
 
+    def note(self, findings: Sequence[dict[str, str]]) -> None:
+        "Keep findings in scratch"
+        note_findings(self.own / "manifest.json", self.step, findings)
+
     def log(self, values: dict[str, Any], step: int | None) -> None:
         "Append a point to the curves of this notebook"
-        path = self.workspace / "scratch" / (self.pipeline if self.folder else "_") / self.step / "points.ndjson"
+        path = self.own / "points.ndjson"
         if not self.logged:
             path.unlink(missing_ok=True)
         self.logged = True

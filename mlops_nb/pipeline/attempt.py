@@ -190,6 +190,8 @@ def try_step(
 def _outcome(attempt: Attempt, ended: Mapping[str, Any]) -> Outcome:
     "What an attempt left behind"
     manifest = _read_manifest(attempt.folder / "manifest.json", attempt.step.name)
+    if "findings" in manifest:
+        manifest["findings"] = redactor.json(manifest["findings"])
     store = Store(attempt.settings.workspace.path / "objects")
     error = ended["error"] or _incomplete(attempt, manifest, store)
     if error:

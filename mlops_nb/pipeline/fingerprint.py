@@ -10,7 +10,7 @@ import ast
 import pathlib
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from .reach import Reached, Sources, import_folders, reach
 from .statcache import Looks, Recall, StatCache
 
 # %% ../../nbs/30_pipeline/07_fingerprint.ipynb #348ce675
-KEY_FORMAT = 1
+KEY_FORMAT = 2
 
 # %% ../../nbs/30_pipeline/07_fingerprint.ipynb #b8eeb0ae
 EXECUTION_TAGS = {"raises-exception"}
@@ -157,16 +157,15 @@ class Fingerprints:
         self,
         step: StepSource,
         types: set[str],  # of what it needs
-        brought: Iterable[str],  # dotted paths that its needs name
+        brought: Sequence[str],  # dotted paths that its needs name, in order
     ) -> Reached:
         "What the step reaches"
         code, name = self.code(step), f"reach {step.path}"
-        key = digest(code["key"], *sorted(types), *brought)
+        key = digest(code["key"], *sorted(types), "", *brought)
         known = self._recall.get(name, key)
         if known is None:
             self.sources.asked.clear()
-            also = [*brought]
-            found = reach(self.sources, code["uses"], lambda p: [*_serializers(code["gives"], p, types), *also])
+            found = reach(self.sources, code["uses"], lambda p: [*_serializers(code["gives"], p, types), *brought])
             known = found.document()
             self._recall.put(name, key, {*_FINDING, *self.sources.looked_at()}, known)
         return Reached.of(known)

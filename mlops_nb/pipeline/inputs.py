@@ -10,7 +10,7 @@ import os
 import pathlib
 from typing import Any
 
-from ..core.errors import UsageError
+from ..core.errors import UsageError, did_you_mean
 from ..core.hashing import hash_json, sha256_file
 from ..data.bundled import TARGETS, other_data_sets
 from ..notebook.parameters import Parameter
@@ -53,6 +53,15 @@ def _suffix(path: pathlib.Path) -> str:
     return "".join(path.suffixes[-2:] if path.suffix in (".gz", ".bz2", ".xz", ".zip") else [path.suffix]).lower()
 
 
+def _nearest(path: pathlib.Path) -> str:
+    "The file of the same folder that may have been meant, or that there is no such folder"
+    if not path.parent.is_dir():
+        return f"There is no folder '{path.parent.name}' either: check the path."
+    return did_you_mean(
+        path.name, [entry.name for entry in path.parent.iterdir() if not entry.name.startswith(".")]
+    ).strip()
+
+
 def _location(parameter: Parameter, value: str, project: pathlib.Path, cache: StatCache) -> dict[str, Any]:
     path = project / value
     hint = f"Give the path of a file that exists: -p {parameter.title}=PATH."
@@ -66,7 +75,7 @@ def _location(parameter: Parameter, value: str, project: pathlib.Path, cache: St
             raise _refuse(parameter, message, "Mend that, or name a folder with nothing but the data.", value) from None
         missing = isinstance(error, FileNotFoundError)
         what = f"there is no file '{value}'." if missing else f"'{value}' cannot be read: {error.strerror}."
-        raise _refuse(parameter, what, hint, value) from None
+        raise _refuse(parameter, what, (missing and _nearest(path)) or hint, value) from None
 
 
 def input_of(

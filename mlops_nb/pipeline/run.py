@@ -65,6 +65,7 @@ def step_document(
         "notebook": notebook,
         "artifacts": {name: {"sha256": found["sha256"], "type": found["type"]} for name, found in gives.items()},
         "metrics": dict(manifest.get("metrics") or {}) if manifest else {},
+        "findings": list(manifest.get("findings") or []) if manifest else [],
         "error": error,
         "key": key,
         "attempt": attempt,
@@ -323,26 +324,29 @@ def _fail(run: Run, work: Working, error: dict[str, Any], seconds: float) -> Non
     run.working.pop(attempt.step.name).lease.release()
     notebook = attempt.notebook if attempt.output.exists() else None
     facts: dict[str, Any] = {"error": error, "seconds": seconds, "notebook": notebook}
-    run.ledger.fail_step(run.id, attempt.step.name, **facts)
     run.add(step_document(run.id, attempt.step.name, "failed", reasons, **facts, attempt=attempt.place))
+    run.ledger.fail_step(run.id, attempt.step.name, **facts)
 
 
 def _skip_rest(run: Run, because: str) -> None:
     "Enter the steps that were not reached"
     known = {step["step"] for step in run.document["steps"]}
-    for name in (name for name in run.plan.decisions if name not in known):
+    names = [name for name in run.plan.decisions if name not in known]
+    run.document["steps"] += [step_document(run.id, name, "skipped", [because]) for name in names]
+    for name in names:  # told already, should the disk take nothing any more
         position = run.plan.pipeline.steps[name].position
         run.ledger.skip_step(run.id, name, position=position, reasons=[because])
-        run.document["steps"].append(step_document(run.id, name, "skipped", [because]))
 
 
 def _close(run: Run, status: str, error: dict[str, Any] | None, because: str) -> None:
     "Enter how the run ended; on a disk that takes nothing any more, at least tell"
     run.document |= {"status": status, "error": error, "seconds": round(time.monotonic() - run.started, 3)}
     try:
-        for work in list(run.working.values()) if error else ():
-            _fail(run, work, error or {}, time.monotonic() - work.since)
-        _skip_rest(run, because)
+        try:
+            for work in list(run.working.values()) if error else ():
+                _fail(run, work, error or {}, time.monotonic() - work.since)
+        finally:
+            _skip_rest(run, because)
         run.ledger.end_run(run.id, status, error)
     except MlopsError as trouble:
         run.reporter.warning(f"How the run ended could not be recorded: {trouble.message} It will read as crashed.")

@@ -74,11 +74,13 @@ NONE_YET = "No models yet. A run whose last step gives a ModelPackage registers 
 
 
 def _row(version: dict[str, Any]) -> list[Any]:
+    from mlops_nb.data.show import show_alike
+
     value = version["metrics"].get(version["metric"])
     created = str(version["created"])[:16].replace("T", " ")
     verdict = version["verdict"]["reason"] if version["verdict"] else ""
     about = [version["name"], version["version"], ", ".join(version["aliases"]), version["metric"]]
-    return [*about, "" if value is None else f"{value:.4g}", created, version["run"], verdict]
+    return [*about, "" if value is None else show_alike([value])[0], created, version["run"], verdict]
 
 
 def list_versions(

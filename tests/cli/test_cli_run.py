@@ -47,7 +47,8 @@ def test_a_run_tells_each_step_and_what_to_do_next(first):
         [told] = [line for line in lines if "✓ done" in line and f" {step} " in line]
         assert " s" in told and "never run" in told
     assert any(line.startswith("notebooks") and ".mlops/runs/" in line for line in lines)
-    assert "Leaderboard" in done.stdout and "mlops-nb show" in done.stdout
+    assert "Leaderboard" not in done.stdout, "no model came of it, so there is nothing to rank"
+    assert "mlops-nb show" in done.stdout
 
 
 def test_events_are_lines_of_json(first):
@@ -135,6 +136,34 @@ def test_a_failed_step_ends_with_1_and_says_where(ran):
     assert document["status"] == "failed" and document["steps"][-1]["error"]["cell"] == 5
     told = command("show", "latest", cwd=ran).stdout
     assert "✗ failed" in told and "cannot fit logistic" in told and "20_train.ipynb" in told
+
+
+def test_three_warnings_of_a_step_are_told_and_the_others_counted(project):
+    path = project / "nbs" / "pipelines" / "demo" / "10_make.ipynb"
+    cells = [
+        "from mlops_nb import Json, flow, note",
+        "for number in [1, 2, 3, 3, 4, 5]:\n    note(f'Row {number} has no price.', 'prices')",
+        "note('Five rows were read.', level='info')",
+        "flow.numbers = Json([1])",
+    ]
+    document = json.loads(path.read_text(encoding="utf-8"))
+    blank = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
+    document["cells"] = [blank | {"id": f"cell-{place}", "source": source} for place, source in enumerate(cells)]
+    path.write_text(json.dumps(document), encoding="utf-8")
+    for _ in "computed", "reused":
+        told = command("run", "demo", cwd=project).stdout
+        assert [line for line in told.splitlines() if line.startswith("!")] == [
+            "! make: prices: Row 1 has no price.",
+            "! make: prices: Row 2 has no price.",
+            "! make: prices: Row 3 has no price.",
+            "! make: 2 more warnings, see the notebook",
+        ]
+    assert "! make: prices: Row 5 has no price." in command("show", "latest", "make", cwd=project).stdout
+    findings = json.loads(command("show", "latest", "make", "--json", cwd=project).stdout)["findings"]
+    assert [finding["level"] for finding in findings] == ["warning"] * 5 + ["info"]
+    command("run", "demo", "--force", cwd=project, GITHUB_ACTIONS="true")
+    annotated = command("run", "demo", cwd=project, GITHUB_ACTIONS="true").stdout
+    assert "::warning" in annotated and "Row 1 has no price." in annotated
 
 
 def test_ctrl_c_ends_with_130_and_leaves_a_record(ran):
@@ -250,3 +279,27 @@ def test_a_run_that_never_began_is_not_told_as_a_run(ran):
         document = json.loads(command("run", "demo", "-p", "train.seed=5", "--json", cwd=ran).stdout)
     assert done.returncode == document["exit"] != 0 and document["error"]["message"] and "run" not in document
     assert document["error"]["message"] in done.stderr and "mlops-nb show" not in done.stdout
+
+
+def test_a_folder_with_a_difficult_name_no_home_and_a_strict_umask(template_project, tmp_path):
+    project = Path(shutil.copytree(template_project, tmp_path / "Größe 100% [neu] #1" / "demo"))
+    bare = {name: value for name, value in os.environ.items() if name not in ("HOME", "USER", "LOGNAME")}
+    bare["MLOPS_NB_TRACKING_MODE"] = "offline"
+
+    def told(*words: str) -> dict:
+        line = [sys.executable, "-m", "mlops_nb", *words, "--json"]
+        done = subprocess.run(line, cwd=project, env=bare, umask=0o077, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    first = told("run", "demo")
+    assert [step["state"] for step in first["steps"]] == ["done", "done"] and first["status"] == "ok"
+    assert {step["action"] for step in told("plan", "demo")["steps"]} == {"cached"}
+    assert [run["run"] for run in told("runs")["runs"]] == [first["run"]]
+    assert told("show", "latest")["status"] == "ok"
+    assert all((project / step["notebook"]).is_file() for step in first["steps"])
+    findings = {finding["check"]: finding["level"] for finding in told("doctor")["findings"]}
+    assert (findings["ledger"], findings["tracking"]) == ("ok", "ok") and findings["workspace"] != "fail"
+    assert len(list((project / ".mlops").rglob("run-*.wandb"))) == 2
+    files = [path for path in (project / ".mlops").rglob("*") if path.is_file() and not path.is_symlink()]
+    assert [path for path in files if path.stat().st_mode & 0o077] == []

@@ -128,6 +128,20 @@ def test_help_is_a_command_too():
     assert command("help", "run").stdout == command("run", "-h").stdout
 
 
+def test_help_with_a_pipeline_lists_its_parameters(project):
+    for name in ("run", "plan"):
+        told = command(name, "demo", "-h", cwd=project)
+        assert told.stdout.startswith(command(name, "-h").stdout)
+        [line] = [line for line in told.stdout.splitlines() if line.startswith("train.model")]
+        assert line.split() == ["train.model", "forest", "forest,", "logistic", "algorithm", "to", "fit"]
+    rows = document(command("plan", "demo", "-h", "--json", cwd=project))["parameters"]
+    assert [row["name"] for row in rows] == ["make.rows", "train.model", "train.seed", "train.fail"]
+    assert (rows[1]["choices"], rows[0]["default"], rows[0]["type"]) == (["forest", "logistic"], 3, "int")
+    assert "parameters" not in document(command("lint", "demo", "-h", "--json", cwd=project))
+    assert not HEAVY & loaded_by("run", "demo", "-h", cwd=project)
+    assert "Did you mean 'demo'?" in command("run", "dmeo", "-h", cwd=project).stderr
+
+
 def test_debug_shows_the_traceback():
     assert "Traceback" in command("rnu", "--debug").stderr
 

@@ -234,7 +234,7 @@ def test_a_network_disk_is_refused(tmp_path, monkeypatch):
     from mlops_nb.core.ledger import database
 
     open_database(tmp_path / "moved.sqlite").close()
-    for kind in ("nfs4", "9p"):
+    for kind in ("nfs4", "smb3"):
         monkeypatch.setattr(database, "_mounts", lambda kind=kind: [("/", kind)])
         for name in ("ledger.sqlite", "moved.sqlite"):
             with pytest.raises(StorageError, match=rf"on a network disk \({kind}\)"):

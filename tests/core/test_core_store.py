@@ -109,6 +109,21 @@ def test_only_digests_are_names(tmp_path, name):
             ask(name)
 
 
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o444), (0o027, 0o440), (0o077, 0o400)])
+def test_objects_follow_the_umask(tmp_path, mask, mode):
+    store, source = Store(tmp_path / "objects"), tmp_path / "model.bin"
+    before = os.umask(mask)
+    try:
+        source.write_bytes(b"a model")
+        digests = [store.put_bytes(b"bytes"), store.put_file(source)]
+        source.write_bytes(b"another model")
+        digests.append(store.put_file(source, move=True))
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+    assert {store.path(digest).stat().st_mode & 0o777 for digest in digests} == {mode}
+
+
 def test_absent_and_damaged_objects_are_told_apart(tmp_path):
     store = Store(tmp_path / "objects")
     digest = hashlib.sha256(b"one").hexdigest()

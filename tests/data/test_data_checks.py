@@ -161,3 +161,19 @@ def test_a_copy_is_one_to_one():
     assert is_copy(words.map({"a": 1, "b": 2, "c": 3}), words)
     assert not is_copy(words.map({"a": 1, "b": 1, "c": 3}), words)
     assert not is_copy(pd.Series(range(150)), words)
+
+
+def test_one_row_that_contradicts_is_told_in_good_words():
+    table = pd.DataFrame({"a": [*range(3000), 2999], "y": ["no", "yes"] * 1500 + ["no"]})
+    columns = {"a": {"kind": "integer"}, "y": {"kind": "category"}}
+    profile = {"target": "y", "task": "binary", "positive": "yes", "features": ["a"], "columns": columns}
+    [told] = [finding.message for finding in check_table(table, profile) if finding.topic == "contradictions"]
+    assert told.startswith("1 row has the features of others") and "3,000 of 3,001 (> 99.9 %) right" in told
+
+
+def test_numbers_of_a_drift_are_written_out():
+    table = pd.DataFrame({"a": np.zeros(1000), "y": np.linspace(1000, 9000, 1000)})
+    columns = {"a": {"kind": "number"}, "y": {"kind": "number"}}
+    profile = {"target": "y", "task": "regression", "positive": None, "features": ["a"], "columns": columns}
+    [told] = [finding.message for finding in check_table(table, profile) if finding.topic == "drift"]
+    assert "is 1,797; 3,398; 5,000; 6,602; 8,203:" in told

@@ -52,3 +52,31 @@ def test_scores_and_parts(draw, task):
 def test_many_classes(draw):
     frame = pd.DataFrame({"y": [f"class {number}" for number in range(50)]})
     draw(plot_parts(frame, frame, {"target": "y", "task": "multiclass", "classes": sorted(frame["y"])}))
+
+
+def counted(axis) -> float:
+    """Rows that stand in a histogram's bars."""
+    return sum(bar.get_height() for bar in axis.patches)
+
+
+def test_every_row_is_in_the_histogram(draw):
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"plain": random.normal(size=1000), "far": np.append(random.normal(size=999), 1e6), "few": [0, 3, 3, 90] * 250}
+    )
+    frame["y"] = random.exponential(size=1000) ** 4
+    profile = {"target": "y", "features": list(frame)[:-1], "columns": {name: {"kind": "number"} for name in frame}}
+    figure = plot_columns(frame, profile)
+    draw(figure)
+    assert [counted(axis) for axis in figure.axes] == [1000] * 4
+    y, plain, far, few = (axis.get_xlabel() for axis in figure.axes)
+    assert plain == few == "" and "further out" in y and "5 in the last bar" in far and "first" not in far
+    assert figure.axes[2].get_xlim()[1] < 10
+
+
+def test_the_target_in_both_parts_is_complete(draw):
+    frame = pd.DataFrame({"y": np.append(np.linspace(0, 1, 199), 1e9)})
+    figure = plot_parts(frame[:100], frame[100:], {"target": "y", "task": "regression"})
+    draw(figure)
+    [axis] = figure.axes
+    assert axis.get_xlim()[1] < 2 and "1 in the last bar lie further out" in axis.get_xlabel()

@@ -146,7 +146,7 @@ def test_the_task_follows_from_the_target(values, task):
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [
-        ([None] * 10, UsageError, "has no value in any row"),
+        ([None] * 10, Refused, "has no value in any row"),
         (["yes"] * 10, Refused, "has one value only, 'yes'"),
         ([3.0] * 10, Refused, "has one value only"),
         (["a", "b"] * 5 + ["c"], Refused, "1 class of the target 'y' is seen once: 'c'"),
@@ -246,3 +246,11 @@ def test_two_processes_find_the_same(tmp_path):
 def test_a_profile_holds_no_path_and_no_time(tmp_path):
     text = json.dumps(profile_of(customers(tmp_path)))
     assert str(tmp_path) not in text and "customers.csv" in text
+
+
+def test_years_have_no_thousands(tmp_path):
+    path = tmp_path / "years.csv"
+    path.write_text("year,y\n" + "".join(f"{2013 + n % 9},{'ab'[n % 2]}\n" for n in range(60)))
+    profile = ingest(read_source(str(path)), "y").profile
+    [values] = [row[-1] for row in profile_grid(profile).rows if row[0] == "year"]
+    assert values.startswith("2013 to 2021")

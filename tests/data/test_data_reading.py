@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlops_nb.core.errors import UsageError
+from mlops_nb.core.errors import Refused, UsageError
 from mlops_nb.data.encoding import decode
 from mlops_nb.data.findings import Findings
 from mlops_nb.data.reading import read_source
@@ -35,8 +35,8 @@ def said(loaded, topic):
     return " ".join(finding.message for finding in loaded.findings if finding.topic == topic)
 
 
-def refused(write, content, **options):
-    with pytest.raises(UsageError) as caught:
+def refused(write, content, kind=Refused, **options):
+    with pytest.raises(kind) as caught:
         write(content, **options)
     assert caught.value.message and caught.value.hint, "an error says what happened and what to do"
     return str(caught.value)
@@ -108,7 +108,7 @@ def test_parquet_accidents(tmp_path):
     assert loaded.frame["serial"].tolist()[:2] == [str(2**63 + 1), "5"]
     for bad in (table.slice(0, 0), table.select(["serial"])):
         pq.write_table(bad, tmp_path / "t.parquet")
-        with pytest.raises(UsageError, match="column"):
+        with pytest.raises(Refused, match="column"):
             read_source(str(tmp_path / "t.parquet"))
 
 
@@ -222,8 +222,25 @@ def test_refusals(write, tmp_path):
     assert "damaged" in refused(write, b"\x1f\x8b rubbish that is no gzip")
     with pytest.raises(UsageError, match="is a folder"):
         read_source(str(tmp_path))
-    assert "No encoding is called" in refused(write, "a,b\n1,2\n", encoding="latin-one")
-    assert "cannot separate" in refused(write, "a,b\n1,2\n", delimiter="::")
+    assert "No encoding is called" in refused(write, "a,b\n1,2\n", UsageError, encoding="latin-one")
+    assert "cannot separate" in refused(write, "a,b\n1,2\n", UsageError, delimiter="::")
+
+
+@pytest.mark.parametrize(("name", "promised"), [("rows.parquet", "Parquet"), ("rows.csv.gz", "gzip")])
+def test_a_name_that_promises_something_else(tmp_path, name, promised):
+    (tmp_path / name).write_text("a,b\n1,2\n3,4\n")
+    with pytest.raises(Refused, match=f"The name of '{name}' promises {promised}"):
+        read_source(str(tmp_path / name))
+    (tmp_path / name).write_bytes(gzip.compress(b"a,b\n1,2\n3,4\n"))
+    if promised == "gzip":
+        assert len(read_source(str(tmp_path / name))) == 2
+
+
+def test_what_is_wrong_with_a_content_is_told_of_the_file_not_of_its_folders(tmp_path):
+    for content in (b"", b"PK\x03\x04", b"a\n1\n", b"a,b\n"):
+        (tmp_path / "rows.csv").write_bytes(content)
+        with pytest.raises(Refused, match=r"'rows\.csv'"):
+            read_source(str(tmp_path / "rows.csv"))
 
 
 def test_a_missing_file_names_the_nearest(tmp_path):
@@ -232,7 +249,7 @@ def test_a_missing_file_names_the_nearest(tmp_path):
         read_source(str(tmp_path / "customer.csv"))
     with pytest.raises(UsageError, match="no folder"):
         read_source(str(tmp_path / "elsewhere" / "customer.csv"))
-    with pytest.raises(UsageError, match="Did you mean 'wine'"):
+    with pytest.raises(UsageError, match="Did you mean 'sklearn:wine'"):
         read_source("sklearn:wines")
     with pytest.raises(UsageError, match="Download it"):
         read_source("https://example.com/rows.csv")
@@ -253,7 +270,7 @@ def test_a_path_is_found_from_the_project(tmp_path, monkeypatch):
 def test_bytes_are_text_or_an_error_with_a_place(data):
     try:
         decoded = decode(data, "rows.csv", findings=Findings())
-    except UsageError as error:
+    except Refused as error:
         assert "offset" in error.message and error.hint
     else:
         assert "\x00" not in decoded.text
@@ -290,7 +307,7 @@ def test_any_text_is_a_table_or_a_refusal(tmp_path_factory, text):
     path.write_text(text, newline="")
     try:
         loaded = read_source(str(path))
-    except UsageError as error:
+    except Refused as error:
         assert error.hint
     else:
         assert len(loaded) > 0 and len(loaded.columns) > 1
@@ -310,3 +327,17 @@ def test_many_rows_take_seconds(tmp_path):
     assert time.process_time() - start < 8, "usually one second of CPU"
     assert kinds(loaded)["when"] == "date" and kinds(loaded)["w0"] == "category" and kinds(loaded)["n0"] == "number"
     pd.testing.assert_series_equal(loaded.frame["n0"], frame["n0"])
+
+
+def test_thousands_are_no_doubt_where_another_column_shows_the_decimal_point(write):
+    doubtful = write('big,y\n"1,234",a\n"2,500",b\n')
+    assert "could be read with" in said(doubtful, "numbers as text")
+    clear = write('big,small,y\n"1,234",1.5,a\n"2,500",2.25,b\n')
+    assert "could be read with" not in said(clear, "numbers as text")
+    assert clear.frame["big"].tolist() == [1234, 2500]
+
+
+def test_blanks_are_told(write):
+    loaded = write("a,b,c,y\n1,x,,u\n,y,,v\n3,,,u\n")
+    told = [finding.column for finding in loaded.findings if "blank" in finding.message]
+    assert told == ["a", "b"], "a column that is all blank is told as empty"

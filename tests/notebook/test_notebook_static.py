@@ -392,7 +392,7 @@ def test_mending_changes_only_the_parameters_cell(tmp_path, indent, end):
         ("n: list = []", "annotation `list` is unknown"),
         ("n: Literal['a', 'b'] = 'c'", "wants one of"),
         ("n: Annotated[int, Range(1, 5)] = 9", "at most 5"),
-        ("n: Annotated[int, Gauss(1)] = 9", "neither Range"),
+        ("n: Annotated[int, Gauss(1)] = 9", "none of Range"),
         ("n: Annotated[float, LogRange(0, 1)] = 0.5", "does not work"),
         ("n: Secret = 'hunter22'", "reference to a secret"),
         ("n: 'int |' = 3", "no Python"),

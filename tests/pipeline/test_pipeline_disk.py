@@ -57,6 +57,7 @@ def test_a_disk_that_fills_up_while_a_step_runs(project, disk):
     code, document = finish(project.start())
     error = document.get("error") or document["steps"][0]["error"]
     assert code == 2 and error["type"] == "StorageError" and "full" in error["message"]
+    assert states(document) == {"split": "failed", "train": "skipped"}, "told, also when it cannot be recorded"
     os.unlink(disk / "filler")
     assert project.ledger.runs()[0]["status"] in ("failed", "crashed")
     project.step("10_split", "flow.train = list(range(100_000))")

@@ -32,7 +32,7 @@ def test_what_the_format_number_stands_for(tmp_path):
     values = [Json(nested), Metrics({"auc": 0.9, "n": 3}), Report("<p>x</p>"), File(tmp_path / "x.txt")]
     seen = {"KEY_FORMAT": KEY_FORMAT, "key": key_of(PARTS)[:12], **dict(written(value, tmp_path) for value in values)}
     assert seen == {
-        "KEY_FORMAT": 1,
+        "KEY_FORMAT": 2,
         "key": "7ecb2f5968ef",
         "Json": "a4029b8d10b5",
         "Metrics": "5adf44113a50",

@@ -264,11 +264,11 @@ def test_choosing_steps(project):
         ({"train.rat": "1"}, "no parameter 'rat'", "'train.rate'"),
         ({"trian.rate": "1"}, "no step 'trian'", "'train.rate'"),
         ({"train.rate": "fast"}, "wants a finite number", "how fast"),
-        ({"ingest.source": "churm.csv"}, "no file 'churm.csv'", "-p ingest.source=PATH"),
+        ({"ingest.source": "churm.csv"}, "no file 'churm.csv'", "Did you mean 'churn.csv'?"),
         ({"ingest.source": "https://example.org/x.csv"}, "is an address", "Save it to a file"),
         ({"ingest.source": "postgresql://u:hunter2pw@h/db"}, "'postgresql://u:[redacted]@h/db'", "Save it to a file"),
         ({"ingest.source": ""}, "ingest.source is empty", "leave it at its default"),
-        ({"ingest.source": "sklearn:wines"}, "no data set 'sklearn:wines'", "Did you mean 'wine'?"),
+        ({"ingest.source": "sklearn:wines"}, "no data set 'sklearn:wines'", "Did you mean 'sklearn:wine'?"),
         ({"ingest.source": "na\udcefve.csv"}, "'na?ve.csv', and not all of that is UTF-8", "Rename the file"),
     ],
 )

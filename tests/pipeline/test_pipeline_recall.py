@@ -110,7 +110,7 @@ def test_a_file_that_was_just_written_is_not_trusted(project, walks, monkeypatch
     assert len(walks) == 3
 
 
-@pytest.mark.parametrize("content", ["{ torn", "[]", '{"paths": []}'])
+@pytest.mark.parametrize("content", ["{ torn", "[]", '{"format": 0, "paths": 3}'])
 def test_a_damaged_memory_is_rebuilt(project, walks, content):
     before = parts(project)
     (project.workspace / "cache/reach.json").write_text(content)

@@ -339,3 +339,10 @@ def test_refused_before_anything_runs(again):
     with pytest.raises(UsageError, match=r"split\.trian, but step 'split' gives only \['train'\]"):
         again.run()
     assert len(again.ledger.runs()) == before
+
+
+def test_a_step_that_empties_its_environment_keeps_its_run(tmp_path):
+    project = Project(tmp_path / "project")
+    project.step("10_split", "import os\nos.environ.clear()", "flow.train = [1]")
+    result = project.run()
+    assert states(result) == {"split": "done"} and gives(result).keys() == {"split.train"}

@@ -177,7 +177,7 @@ def one_of(
 
 # %% ../../../nbs/00_core/11_ledger_database.ipynb #36417990
 NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afpfs", "webdav", "davfs", "afs", "ceph", "glusterfs", "lustre"}
-NETWORK |= {"beegfs", "gpfs", "ocfs2", "gfs2", "9p", "macfuse", "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone"}
+NETWORK |= {"beegfs", "gpfs", "ocfs2", "gfs2", "macfuse", "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone"}
 NETWORK |= {"fuse.goofys", "fuse.davfs2", "fuse.ceph", "fuse.glusterfs"}
 
 
@@ -206,7 +206,13 @@ def network_type(
         if real.is_relative_to(place.replace("\\040", " "))
     ]
     kind = max(around)[1] if around else ""
-    return kind if kind in NETWORK else None
+    return kind if kind in NETWORK or (kind == "9p" and _in_wsl()) else None
+
+
+def _in_wsl() -> bool:
+    "Whether this is Linux under Windows, whose disks are of type 9p; in some sandboxes a local disk is, too"
+    version = Path("/proc/version")
+    return version.exists() and "microsoft" in version.read_text(errors="replace").lower()
 
 
 def refuse_network_disk(folder: Path) -> None:

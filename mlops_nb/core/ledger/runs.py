@@ -250,7 +250,16 @@ class RunReader(Records):
             run=run_id,
         )
         metrics = self.database.rows("SELECT * FROM metrics WHERE run_id = :run ORDER BY name", run=run_id)
-        return [_step(row, artifacts, metrics, status) for row in rows]
+        found = self._findings(run_id)
+        return [_step(row, artifacts, metrics, status) | {"findings": found.get(row["step"], [])} for row in rows]
+
+    def _findings(self, run_id: str) -> dict[str, list[dict[str, str]]]:
+        "What each step noticed, from its manifest"
+        rows = self.database.rows(
+            "SELECT s.step, r.manifest FROM run_steps s JOIN results r ON r.id = s.result_id WHERE s.run_id = :run",
+            run=run_id,
+        )
+        return {row["step"]: (from_text(row["manifest"]) or {}).get("findings", []) for row in rows}
 
 
 def artifact_document(row: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['THREAD_VARIABLES', 'ONE_THREAD', 'INLINE', 'LATE', 'DEFAULT_SIGNALS', 'IRRELEVANT', 'IRRELEVANT_PREFIXES',
-           'threads_for', 'Descriptors', 'environment_key', 'Child', 'Prepared', 'Template', 'fork_quietly', 'main']
+           'threads_for', 'Descriptors', 'relevant', 'environment_key', 'Child', 'Prepared', 'Template', 'fork_quietly',
+           'main']
 
 # %% ../../../nbs/20_notebook/34_fork_template.ipynb #4b9fa4ea
 import gc
@@ -67,7 +68,7 @@ def _own_path() -> None:
     if not sys.flags.safe_path:
         sys.path.insert(first, "")
 
-# %% ../../../nbs/20_notebook/34_fork_template.ipynb #b67db8db
+# %% ../../../nbs/20_notebook/34_fork_template.ipynb #5be2c108
 DEFAULT_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -99,6 +100,8 @@ def _own_environment(job: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update({"MPLBACKEND": INLINE} | job["environment"])
     os.chdir(job["cwd"])
+    if flow := sys.modules.get("mlops_nb.notebook.flow"):
+        flow.TOLD = os.environ.get(flow.VARIABLE, "")  # type: ignore[attr-defined]
     if process := sys.modules.get("multiprocessing.process"):
         process.ORIGINAL_DIR = job["cwd"]  # type: ignore[attr-defined]
     sys.argv = [job["name"]]
@@ -134,16 +137,20 @@ def _live(kernel: Any, controller: Any, job: dict[str, Any], given: Descriptors,
     serve(kernel, Channel(connection, pipes, bytes.fromhex(job["mark"])))
     leave(connection)
 
-# %% ../../../nbs/20_notebook/34_fork_template.ipynb #bf1dc7b8
+# %% ../../../nbs/20_notebook/34_fork_template.ipynb #b7e8a60a
 IRRELEVANT = {*THREAD_VARIABLES, "IPYTHONDIR", "PWD", "OLDPWD", "SHLVL", "_", "COLUMNS", "LINES", "PYTHONHASHSEED"}
 IRRELEVANT_PREFIXES = ("MLOPS_NB_", "WANDB_", "JPY_", "PYTEST_")
 
 
+def relevant(environment: dict[str, str]) -> dict[str, str]:
+    "The part of an environment that packages may read when they are imported"
+    counted = {name: value for name, value in environment.items() if name not in IRRELEVANT}
+    return {name: value for name, value in counted.items() if not name.startswith(IRRELEVANT_PREFIXES)}
+
+
 def environment_key(environment: dict[str, str]) -> str:
     "Equal for environments that are the same to packages"
-    counted = {name: value for name, value in environment.items() if name not in IRRELEVANT}
-    kept = sorted((name, value) for name, value in counted.items() if not name.startswith(IRRELEVANT_PREFIXES))
-    return hashlib.sha256(json.dumps(kept).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(sorted(relevant(environment).items())).encode()).hexdigest()
 
 
 def _thread_controller() -> Any:
@@ -153,7 +160,7 @@ def _thread_controller() -> Any:
         return None
     return ThreadpoolController()
 
-# %% ../../../nbs/20_notebook/34_fork_template.ipynb #3cedceca
+# %% ../../../nbs/20_notebook/34_fork_template.ipynb #502431e7
 class Child(NamedTuple):
     "A kernel that was forked here"
 
@@ -290,7 +297,7 @@ class Template:
                 self._forget()
                 _die_with(parent)
                 os.environ.clear()
-                os.environ.update({"MPLBACKEND": INLINE} | environment | ONE_THREAD)
+                os.environ.update({"MPLBACKEND": INLINE} | relevant(environment) | ONE_THREAD)
                 Template(theirs, self.kernel).run()
             finally:
                 traceback.print_exc(file=sys.__stderr__)
