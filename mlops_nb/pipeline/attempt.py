@@ -184,10 +184,10 @@ def try_step(
         ended = executor.step(copy, attempt.output, attempt.changed(), **options)
     else:
         ended = execute_step(copy, attempt.output, attempt.changed(), redactor=redactor, **options)
-    return _outcome(attempt, ended)
+    return _outcome(attempt, ended, redactor)
 
 
-def _outcome(attempt: Attempt, ended: Mapping[str, Any]) -> Outcome:
+def _outcome(attempt: Attempt, ended: Mapping[str, Any], redactor: Redactor) -> Outcome:
     "What an attempt left behind"
     manifest = _read_manifest(attempt.folder / "manifest.json", attempt.step.name)
     if "findings" in manifest:
