@@ -313,6 +313,6 @@ def test_a_kernel_that_does_not_start_is_told(run, monkeypatch, engine):
     result, _ = run("x = 1")
     error = result["error"]
     assert error["type"] == "KernelDied" and error["message"].startswith("The kernel did not start: ")
-    assert "no module named" in error["message"] and ("doctor" in error["hint"] or "--engine kernel" in error["hint"])
+    assert "no module named" in error["message"] and ("doctor" in error["hint"] or "engine = kernel" in error["hint"])
     assert (error["cell"], error["line"]) == (None, None)
     own.close()

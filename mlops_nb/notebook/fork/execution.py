@@ -122,7 +122,7 @@ class ForkClient(StepClient):
             with open(self.log_file, "ab") as log:
                 return self.templates.kernel(self.environment, self.cwd, log.fileno(), prepared=not particular)
         except TemplateGone as error:
-            hint = "Run again; if it stays so, use ordinary kernels: --engine kernel."
+            hint = "Run again; if it stays so, use ordinary kernels: engine = kernel under [pipeline]."
             raise KernelNotStarted(f"The kernel did not start: {error}{ARROW}{hint}") from error
 
     def run_cell(self, cell: NotebookNode, cell_index: int, *args: Any, **kwargs: Any) -> NotebookNode:
