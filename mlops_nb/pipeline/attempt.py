@@ -83,7 +83,7 @@ class Attempt(NamedTuple):
     step: StepSource
     content: bytes  # of the notebook
     values: Mapping[str, Any]  # parameters with their effective values
-    needs: Mapping[str, Mapping[str, Any]]  # 'split.train' -> type, sha256, size, meta
+    needs: Mapping[str, Any]  # 'split.train' -> type, sha256, size, meta; of all variants: a list of them
     settings: Settings
 
     @property
@@ -116,7 +116,7 @@ class Attempt(NamedTuple):
             "project": str(self.settings.project),
             "workspace": str(self.settings.workspace.path),
             "attempt": str(self.folder),
-            "needs": {name: dict(need) for name, need in self.needs.items()},
+            "needs": dict(self.needs),
             "gives": sorted({give.name for give in self.step.gives}),
         }
 

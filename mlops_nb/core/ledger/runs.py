@@ -203,13 +203,13 @@ class RunReader(Records):
 
     def find_run(
         self,
-        text: str,  # a run id, or the start of one
+        text: str,  # a run id, or the start of one; a start that a sweep shares with its children means the sweep
     ) -> str:
         "The full id of the one run that is meant"
         rows = self.database.rows(
-            "SELECT id FROM runs WHERE substr(id, 1, length(:text)) = :text ORDER BY started DESC", text=text
+            "SELECT id, parent FROM runs WHERE substr(id, 1, length(:text)) = :text ORDER BY started DESC", text=text
         )
-        ids = [row["id"] for row in rows]
+        ids = [row["id"] for row in rows if not (row["parent"] or "\n").startswith(text)]
         if text in ids or len(ids) == 1:
             return text if text in ids else ids[0]
         if ids:
