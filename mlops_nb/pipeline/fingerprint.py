@@ -117,7 +117,7 @@ def _named_in(meta: Any) -> set[str]:
 def single_needs(
     needs: Mapping[str, Any],  # name -> record, or a list of records with their variants
 ) -> dict[str, Mapping[str, Any]]:
-    "Each record by a name of its own: `train[train.model=\"forest\"].metrics` for one variant of several"
+    'Each record by a name of its own: `train[train.model="forest"].metrics` for one variant of several'
     found: dict[str, Mapping[str, Any]] = {}
     for name, need in needs.items():
         for record in need if isinstance(need, list) else [need]:

@@ -16,6 +16,7 @@ from ..core.errors import UsageError, did_you_mean
 from ..core.ledger import Ledger
 from ..core.settings import Settings
 from ..core.store import Store
+from ..notebook.context import in_order
 from ..notebook.redact import Redactor, environment_secrets
 from ..notebook.source import StepSource
 from .fingerprint import Fingerprints, key_of
@@ -24,7 +25,7 @@ from .inputs import file_digest
 from .parameters import resolve_parameters
 from .reasons import UP_TO_DATE, explain
 from .reporter import label
-from .sweep import Sweep, Variant, in_order, make_sweep
+from .sweep import Sweep, Variant, make_sweep
 
 # %% ../../nbs/30_pipeline/11_plan.ipynb #a8ce70b6
 Artifacts = Mapping[str, Mapping[str, Any]]  # name -> type, sha256, size, meta

@@ -24,8 +24,9 @@ def label(
     variant: Mapping[str, Any] | None = None,  # {"train.model": "forest"}
 ) -> str:
     "`train[model=forest]`, `evaluate[train.model=forest]`; `train` where nothing is swept"
-    own = f"{step}."
-    told = ", ".join(f"{name.removeprefix(own)}={value}" for name, value in (variant or {}).items())
+    own, words = f"{step}.", {True: "true", False: "false"}
+    shown = {n: words[v] if isinstance(v, bool) else v for n, v in (variant or {}).items()}
+    told = ", ".join(f"{name.removeprefix(own)}={value}" for name, value in shown.items())
     return f"{step}[{told}]" if told else step
 
 

@@ -501,7 +501,7 @@ def _sum_up(run: Run) -> None:
     children = run.members[1:]
     for child in children:
         run.document["steps"] += [step for step in child.document["steps"] if step["step"] in child.plan.own]
-    models = {m["digest"]: m for one in (*children, run) for m in one.document["models"]}
+    models = {m["digest"]: m | {"run": one.id} for one in (*children, run) for m in one.document["models"]}
     if children and models:
         aliases = {(one["name"], one["version"]): one["aliases"] for one in run.ledger.versions()}
         run.document["models"] = [m | {"aliases": aliases[m["name"], m["version"]]} for m in models.values()]
@@ -543,7 +543,12 @@ def _start_ready(run: Run) -> bool:
         for name in member.plan.own:
             if sum(len(one.working) for one in run.members) >= run.shared.jobs:
                 return waiting
-            if not member.ended and name not in member.given and name not in member.working and _has_needs(member, name):
+            if (
+                not member.ended
+                and name not in member.given
+                and name not in member.working
+                and _has_needs(member, name)
+            ):
                 waiting = not _start(member, name) or waiting
     return waiting
 
@@ -683,4 +688,3 @@ def run_pipeline(
             hears.warning("Stopped before everything that follows a run was done; the run itself is complete.")
     hears.finished(run.document)
     return RunResult(run.document, code, run.defect)
-

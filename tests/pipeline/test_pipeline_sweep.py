@@ -7,6 +7,7 @@ import pytest
 from pipeline_support import Project, finish, gives, states, stop, wait_for
 
 from mlops_nb.core.errors import Refused, UsageError
+from mlops_nb.notebook.hand import HandContext, Place
 
 SWEEP = {"train.model": ["tree", "linear"]}
 
@@ -193,3 +194,16 @@ def test_stopped_in_the_middle_and_repeated(swept, tmp_path, number):
     code, document = finish(project.start(sweep=SWEEP))
     assert code == 0 and gives(document)["best.order"] == gives(swept[1])["best.order"]
     assert ("train", "tree", "cached") in told(document)
+
+
+def test_by_hand_the_variants_are_those_of_the_sweep(swept):
+    project, _ = swept
+    settings = project.settings
+    folder = settings.project / "nbs/pipelines/churn"
+    context = HandContext(Place(settings, folder, folder / "40_best.ipynb", True))
+    letters = [
+        (variant["train.model"], value["letters"]) for variant, value in context.read_variants("train", "metrics")
+    ]
+    assert letters == [("linear", 6), ("tree", 4)]
+    assert context.read("best", "order") == [["linear", 6], ["tree", 4]]
+    assert context.read_variants("split", "train") == [({}, [0, 1, 2])]
