@@ -8,6 +8,7 @@ __all__ = ['PAUSE', 'ENDS', 'new_run_id', 'step_document', 'run_document', 'RunR
 
 # %% ../../nbs/30_pipeline/16_run.ipynb #16699160
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,15 +24,15 @@ from ..notebook.fork.client import can_fork
 from ..notebook.fork.executor import Executor, executor_for
 from ..notebook.redact import Redactor
 from ..notebook.source import read_step
-from .attempt import Attempt, Outcome, available_cores, redactor_for, try_step
+from .attempt import Attempt, Outcome, available_cores, can_pass, redactor_for, try_step
 from .fingerprint import Fingerprints, key_of
 from .interruption import Interruption
 from .parameters import flat
 from .plan import Artifacts, Decision, Plan, Planner, gather, make_plan, read_needs
 from .provenance import export_warnings, git_state, keep_sources, source_name
 from .reasons import explain
-from .reporter import Reporter
-from .slots import Heard, History, Slots, breadth
+from .reporter import Reporter, label
+from .slots import Heard, History, Slots, Tell, breadth
 
 # %% ../../nbs/30_pipeline/16_run.ipynb #3901d0fb
 def new_run_id(
@@ -53,6 +54,7 @@ def step_document(
     error: dict[str, Any] | None = None,
     key: str | None = None,
     attempt: str | None = None,  # folder, from the workspace
+    attempts: int = 0,  # how often it was tried
     variant: Mapping[str, Any] | None = None,  # swept parameters that it depends on
 ) -> dict[str, Any]:
     "One step of a run"
@@ -70,6 +72,7 @@ def step_document(
         "error": error,
         "key": key,
         "attempt": attempt,
+        "attempts": attempts,
     }
 
 
@@ -145,6 +148,7 @@ class Shared:
         self.jobs = _slots_for(plan, most)  # steps at once
         self.worked = False  # was any step executed?
         self.contents: dict[str, bytes] = {}  # of the notebooks
+        self.stopping = threading.Event()  # are waiting tries to be given up?
         self.facts: dict[str, Any] = {}  # command, commit and sources, for the ledger
 
 
@@ -341,8 +345,38 @@ def _execute(run: Run, decision: Decision, lease: Lease) -> None:
     with run.interruption.shield():
         run.ledger.begin_step(run.id, name, **facts, **run.varied(name))
         run.working[name] = Working(decision, attempt, lease, time.monotonic())
-    options = {"executor": run.shared.executor, "prepare": _imports_to_come(run, name), "jobs": run.shared.jobs}
-    run.shared.slots.start(f"{run.id}/{name}", lambda tell: try_step(attempt, run.redactor, tell, **options))
+    _launch(run, attempt)
+
+
+def _launch(run: Run, attempt: Attempt, pause: float = 0.0) -> None:
+    "Have an attempt made, after some seconds"
+    name, shared = attempt.step.name, run.shared
+    options = {"executor": shared.executor, "prepare": _imports_to_come(run, name), "jobs": shared.jobs}
+
+    def work(tell: Tell) -> Outcome:
+        if pause and shared.stopping.wait(pause):
+            raise Interrupted("The run was stopped before the step was tried again.", "Run the same command again.")
+        return try_step(attempt, run.redactor, tell, **options)
+
+    shared.slots.start(f"{run.id}/{name}", work)
+
+
+def _try_again(run: Run, work: Working, error: Mapping[str, Any]) -> bool:
+    "Try a step again that failed of something that can pass, while it may; its slot and its lease stay its own"
+    section, number, name = run.settings.pipeline, work.attempt.number, work.decision.step
+    if number > section.retries or not can_pass(error):
+        return False
+    pause, what = section.backoff * 2 ** (number - 1), f"{error['type']}: {error['message'].splitlines()[0]}"
+    told = f"{label(name, run.plan.variant(name))}: {what} It is tried again in {pause} s"
+    run.reporter.warning(f"{told} (attempt {number + 1} of {section.retries + 1}).")
+    attempt, reasons = work.attempt.next(), [*work.decision.reasons, f"attempt {number + 1}, after {what}"]
+    decision = work.decision._replace(reasons=reasons)
+    facts = {"position": attempt.step.position, "key": decision.key, "reasons": reasons, "attempt": attempt.place}
+    with run.interruption.shield():
+        run.ledger.begin_step(run.id, name, **facts, **run.varied(name))
+        run.working[name] = work._replace(decision=decision, attempt=attempt, since=time.monotonic())
+    _launch(run, attempt, pause)
+    return True
 
 
 def _imports_to_come(run: Run, name: str) -> list[str]:
@@ -359,6 +393,8 @@ def _take_outcome(run: Run, name: str, outcome: Outcome) -> None:
     "Commit what a step gave, or enter that it failed"
     work = run.working[name]
     point("after-object-write")
+    if outcome.error and _try_again(run, work, outcome.error):
+        return
     if outcome.error:
         _fail(run, work, outcome.error, outcome.seconds)
         for other in run.members:
@@ -411,7 +447,7 @@ def _commit(run: Run, work: Working, outcome: Outcome) -> None:
         run.given[name] = committed["manifest"]["gives"]
     facts: dict[str, Any] = {"seconds": outcome.seconds, "notebook": attempt.notebook}
     facts["manifest"] = committed["manifest"]
-    facts |= {"key": decision.key, "attempt": attempt.place}
+    facts |= {"key": decision.key, "attempt": attempt.place, "attempts": attempt.number}
     run.add(step_document(run.id, name, "done", reasons, **facts, **run.varied(name)))
     told = decision._replace(reasons=[f"computed by run {run.id}"])
     _hand_on(run, Taken(told, committed["manifest"], attempt.notebook, not changes))
@@ -424,7 +460,7 @@ def _fail(run: Run, work: Working, error: dict[str, Any], seconds: float) -> Non
     notebook = attempt.notebook if attempt.output.exists() else None
     facts: dict[str, Any] = {"error": error, "seconds": seconds, "notebook": notebook}
     run.ledger.fail_step(run.id, attempt.step.name, **facts)
-    facts |= {"attempt": attempt.place, **run.varied(attempt.step.name)}
+    facts |= {"attempt": attempt.place, "attempts": attempt.number, **run.varied(attempt.step.name)}
     run.add(step_document(run.id, attempt.step.name, "failed", reasons, **facts))
 
 
@@ -620,6 +656,7 @@ def _end_early(run: Run, error: Exception | KeyboardInterrupt) -> int:
         run.defect = error
     told = known or MlopsError(str(error), "This is a defect; please report it.")
     status, code = ENDS.get(type(told).__name__, ("failed", told.exit_code if known else 1))
+    run.shared.stopping.set()
     run.shared.slots.stop()
     document = told.document() if known else told.document() | {"type": type(error).__name__}
     because = "interrupted" if status == "interrupted" else "the run failed"

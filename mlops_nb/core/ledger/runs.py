@@ -258,6 +258,12 @@ def artifact_document(row: dict[str, Any]) -> dict[str, Any]:
     return {"type": row["type"], "sha256": row["sha256"], "size": row["size"], "meta": from_text(row["meta"])}
 
 
+def _attempts(folder: str | None) -> int:
+    "How often a step was tried, by the folder of its last attempt: `attempts/RUN/train.2`; 0 for one that was not"
+    tail = (folder or "").rpartition("/")[2].partition(".")[2]
+    return int(tail) if tail.isdigit() else int(bool(folder))
+
+
 def _step(
     row: dict[str, Any], artifacts: list[dict[str, Any]], metrics: list[dict[str, Any]], status: str
 ) -> dict[str, Any]:
@@ -276,4 +282,5 @@ def _step(
         "error": GONE if lost else from_text(row["error"]),
         "key": row["key"],
         "attempt": row["attempt"],
+        "attempts": _attempts(row["attempt"]),
     }
