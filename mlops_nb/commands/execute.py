@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'LATEST', 'chosen', 'parameters_of', 'plan', 'tell_warnings', 'shortened', 'named', 'tell_plan', 'briefly',
-           'Lines', 'run', 'tell_end', 'serve_command']
+           'Doing', 'Lines', 'run', 'tell_end', 'serve_command']
 
 # %% ../../nbs/95_cli/10_execute.ipynb #ae137e88
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .look import error_words, state_of, tell_failure
 from .terminal import Answer, Terminal, annotation, counted, duration, in_github, pad, width_of
@@ -97,41 +98,71 @@ def briefly(reasons: Sequence[str]) -> str:
     return "; ".join(reasons[:2]) + more
 
 
-class Lines(Reporter):
-    "Tells a person what happens in a run"
+class Doing(NamedTuple):
+    "A step in progress, as its line shows it"
 
-    def __init__(self, screen: Terminal):
-        self.screen, self.width = screen, 0
+    since: float
+    estimate: float | None  # seconds that it took the last time
+    about: str
+
+    def __str__(self) -> str:
+        took = duration(time.monotonic() - self.since)
+        return pad(f"{took} of about {duration(self.estimate)}" if self.estimate else took, 8) + f"  {self.about}"
+
+
+class Lines(Reporter):
+    "Tells a person what happens in a run: on a screen a line for each step in progress, which changes where it stands"
+
+    def __init__(
+        self,
+        screen: Terminal,
+        history: Any = None,  # a `History`, for estimates
+    ):
+        self.screen, self.history, self.width, self.pipeline = screen, history, 0, ""
+        self.doing: dict[str, Doing] = {}
 
     def plan(self, plan: Any) -> None:
         self.width = max(width_of(named(step)) for step in plan.document()["steps"])
+        self.pipeline = plan.pipeline.name
 
     def run_started(self, run: dict[str, Any]) -> None:
         self.screen.line(self.screen.style(run["pipeline"], "bold"), f"run {run['run']}")
 
+    def tick(self) -> None:
+        if self.doing:
+            self.screen.passing(*(f"▶ running  {pad(name, self.width)}  {doing}" for name, doing in self.doing.items()))
+
     def step_started(
         self, step: str, number: int, total: int, reasons: Sequence[str], variant: Mapping[str, Any] | None = None
     ) -> None:
-        name = pad(label(step, variant), self.width)
+        name = label(step, variant)
         if self.screen.screen:
-            self.screen.passing(f"▶ running  {name}  {briefly(reasons)}")
+            estimate = self.history.seconds(f"{self.pipeline}.{step}") if self.history else None
+            self.doing[name] = Doing(time.monotonic(), estimate, briefly(reasons))
+            self.tick()
         else:
-            self.screen.line(self.screen.state("running", 9), f"{name}  step {number} of {total}")
+            self.screen.line(self.screen.state("running", 9), f"{pad(name, self.width)}  step {number} of {total}")
 
     def progress(
         self, step: str, cell: int, total: int, heading: str, variant: Mapping[str, Any] | None = None
     ) -> None:
-        about = f" · {heading}" if heading else ""
-        self.screen.passing(f"▶ running  {pad(label(step, variant), self.width)}  cell {cell} of {total}{about}")
+        if doing := self.doing.get(name := label(step, variant)):
+            about = f"cell {cell} of {total}{f' · {heading}' if heading else ''}"
+            self.doing[name] = doing._replace(about=about)
+            self.tick()
 
     def step_finished(self, step: dict[str, Any]) -> None:
         took = pad(duration(step.get("seconds")), 8, right=True)
         state = self.screen.state(state_of(step), 9)
+        self.doing.pop(named(step), None)
         self.screen.line(state, pad(named(step), self.width), took, briefly(step["reasons"]))
-        tell_failure(self.screen, {**step, "step": named(step)})
+        if state_of(step) != "interrupted":  # many at once, for one reason: the end tells it
+            tell_failure(self.screen, {**step, "step": named(step)})
+        self.tick()
 
     def warning(self, text: str) -> None:
         tell_warnings(self.screen, [text])
+        self.tick()
 
     def finished(self, run: dict[str, Any]) -> None:
         for step in run["steps"]:
@@ -144,9 +175,10 @@ class Lines(Reporter):
 def run(values: Any, screen: Terminal) -> Answer:
     "`mlops-nb run PIPELINE`"
     from mlops_nb.pipeline.run import run_pipeline
+    from mlops_nb.pipeline.slots import History
 
     settings, parameters = load_settings(), parameters_of(values)
-    reporters: list[Reporter] = [Lines(screen)]
+    reporters: list[Reporter] = [Lines(screen, History(settings.workspace.path / "cache" / "history.json"))]
     if values.events:
         reporters.append(EventWriter.open(values.events, reporters[0].warning))
     options = {**chosen(values), "strict": values.strict, "jobs": values.jobs, "command": ["mlops-nb", *sys.argv[1:]]}
@@ -161,21 +193,21 @@ def tell_end(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> No
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     screen.line()
     screen.line(screen.state(run["status"]), f"{counts}, {duration(run['seconds'])}")
-    told = [step["error"]["hint"] for step in run["steps"] if step.get("error")]
-    if run["status"] != "ok" and run.get("children"):
+    told = [step["error"]["hint"] for step in run["steps"] if step.get("error") and state_of(step) != "interrupted"]
+    if run["status"] == "failed":
         _tell_children(screen, run)
     if run.get("error") and run["error"]["hint"] not in told:
         tell_failure(screen, {"step": run["pipeline"], "error": run["error"]})
-    if run["status"] == "ok" or run.get("children"):
+    if run["status"] == "ok" or (run["status"] == "failed" and run.get("children")):
         _tell_models(screen, run, settings)
     _tell_places(screen, run, settings)
 
 
 def _tell_children(screen: Terminal, run: Mapping[str, Any]) -> None:
     "Which children of a sweep did not come to a good end"
-    bad = dict.fromkeys(s["id"].rpartition("/")[0] for s in run["steps"] if s["state"] == "failed" and s["variant"])
-    for child in bad:
-        screen.line(screen.state("failed"), f"run {child}, one of {counted(len(run['children']), 'child', 'children')}")
+    failed = [step for step in run["steps"] if step["state"] == "failed" and step.get("variant")]
+    for child in shortened(list(dict.fromkeys(step["id"].rpartition("/")[0] for step in failed)), "children"):
+        screen.line(screen.state("failed"), f"child {child}")
 
 
 LATEST = {True: 50, False: 10}  # runs that the leaderboard compares, by whether the run computed anything

@@ -59,6 +59,9 @@ class Reporter:
     ) -> None:
         "A cell begins"
 
+    def tick(self) -> None:
+        "A second has passed in which nothing happened"
+
     def step_finished(self, step: dict[str, Any]) -> None:
         "The step's document: done, cached, failed or skipped"
 
@@ -69,7 +72,7 @@ class Reporter:
         "The run's document, complete"
 
 
-EVENTS = ("plan", "run_started", "step_started", "progress", "step_finished", "warning", "finished")
+EVENTS = ("plan", "run_started", "step_started", "progress", "tick", "step_finished", "warning", "finished")
 
 
 class Reporters(Reporter):
