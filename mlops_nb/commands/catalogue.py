@@ -21,6 +21,13 @@ RANGE = (
         complete="file",
     ),
     Option(
+        ("--sweep",),
+        "a child run for each of several values; repeat for a grid",
+        "STEP.NAME=VALUE,VALUE",
+        many=True,
+        complete="parameter",
+    ),
+    Option(
         ("--from", "--downstream"),
         "this step and all that depends on it; what lies before must have a result",
         "STEP",
@@ -47,6 +54,7 @@ RUN = Command(
         ("mlops-nb run tabular", "the default data"),
         ("mlops-nb run tabular -p ingest.source=my.csv -p ingest.target=churned", "your own table"),
         ("mlops-nb run tabular -p train.model=forest --from train", "another model, same split"),
+        ("mlops-nb run tabular --sweep train.model=logistic,forest", "both, side by side; what they share runs once"),
         ("mlops-nb run tabular -P params.yaml", "many parameters: 'train:', then '  model: forest'"),
         ("mlops-nb run tabular --json > run.json", "for a program"),
     ),
@@ -62,6 +70,7 @@ PLAN = Command(
     (
         ("mlops-nb plan tabular", "which steps would run, and what changed"),
         ("mlops-nb plan tabular -p train.model=forest", "with another parameter"),
+        ("mlops-nb plan tabular --sweep train.model=logistic,forest", "what a sweep would compute"),
     ),
 )
 LINT = Command(

@@ -169,9 +169,18 @@ class ResultWriter(Records):
         with self.database.transaction() as execute:
             _write_step(execute, run_id, step, error=error, **facts)
 
-    def skip_step(self, run_id: str, step: str, *, position: int, reasons: Iterable[str]) -> None:
+    def skip_step(
+        self,
+        run_id: str,
+        step: str,
+        *,
+        position: int,
+        reasons: Iterable[str],
+        variant: dict[str, Any] | None = None,  # swept parameters
+    ) -> None:
         "Enter that a step was not reached, and why"
         facts = {"state": "skipped", "ended": now(), "position": position, "reasons": _reasons(reasons)}
+        facts["variant"] = to_text(variant)
         with self.database.transaction(durable=False) as execute:
             _write_step(execute, run_id, step, **facts)
 
