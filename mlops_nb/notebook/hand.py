@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.errors import UsageError, did_you_mean
+from ..core.locks import using
 from ..core.settings import Settings, find_project, load_settings
 from .artifacts import fetch, give, read_manifest
 from .context import append_points
@@ -233,7 +234,8 @@ class HandContext:
         "Keep a value in scratch"
         pipeline = self.pipeline if self.folder else "_"
         path = self.workspace / "scratch" / pipeline / self.step / "manifest.json"
-        give(path, self.step, name, value, self.workspace, at=time.time())
+        with using(self.workspace):
+            give(path, self.step, name, value, self.workspace, at=time.time())
         if self.notebook is None and "anonymous" not in self.told:
             self.told["anonymous"] = name
             print(f"flow: it is not known which step this is, so no other notebook will find {name}", file=sys.stderr)

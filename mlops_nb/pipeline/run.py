@@ -9,12 +9,14 @@ __all__ = ['ENDS', 'new_run_id', 'step_document', 'run_document', 'RunResult', '
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from ..core.errors import Interrupted, MlopsError, UsageError
 from ..core.faults import point
 from ..core.files import storage_error
 from ..core.ledger import Ledger
+from ..core.locks import using
 from ..core.registry import hooks
 from ..core.settings import Settings
 from ..notebook.source import read_step
@@ -25,6 +27,7 @@ from .parameters import flat
 from .plan import Artifacts, Decision, Plan, Planner, make_plan
 from .provenance import export_warnings, git_state, keep_sources, source_name
 from .reasons import explain
+from .record import keep_registry, keep_result, keep_run
 from .reporter import Reporter
 
 # %% ../../nbs/30_pipeline/16_run.ipynb #3901d0fb
@@ -216,6 +219,7 @@ def _execute(run: Run, decision: Decision) -> None:
     with run.interruption.shield():
         run.ledger.begin_step(run.id, name, **facts)
         run.current, run.since = attempt, time.monotonic()
+    keep_run(run.ledger, run.settings.workspace.path, run.id, [])
     outcome = try_step(attempt, run.redactor, lambda *place: run.reporter.progress(name, *place))
     point("after-object-write")
     if outcome.error:
@@ -245,26 +249,19 @@ def _commit(run: Run, decision: Decision, attempt: Attempt, outcome: Outcome) ->
     if changes:
         reasons.append(f"not reusable: {changes[0]} while it ran")
         run.reporter.warning(f"{name}: {changes[0]} while it ran. The result counts for this run and is not reused.")
+    facts: dict[str, Any] = {"key": decision.key, "parts": run.redactor.json(decision.parts), "reasons": reasons}
+    facts |= {"cacheable": not changes, "replace": name in run.force or bool(decision.unfit)}
+    facts |= {"seconds": outcome.seconds, "notebook": attempt.notebook}
     with run.interruption.shield():
+        place = {"run": run.id, "pipeline": run.plan.pipeline.name, "step": name, "position": attempt.step.position}
+        keep_result(attempt.folder, **place, **facts)
         point("before-commit")
-        committed = run.ledger.commit_step(
-            run.id,
-            name,
-            key=decision.key,
-            parts=run.redactor.json(decision.parts),
-            manifest=outcome.manifest,
-            points=outcome.points,
-            seconds=outcome.seconds,
-            notebook=attempt.notebook,
-            cacheable=not changes,
-            replace=name in run.force or bool(decision.unfit),
-            reasons=reasons,
-        )
+        committed = run.ledger.commit_step(run.id, name, manifest=outcome.manifest, points=outcome.points, **facts)
         point("after-commit")
         run.current = None
         run.given[name] = committed["manifest"]["gives"]
-    facts = {"seconds": outcome.seconds, "notebook": attempt.notebook, "manifest": committed["manifest"]}
-    run.add(step_document(run.id, name, "done", reasons, **facts, key=decision.key, attempt=attempt.place))
+    shown = {"seconds": outcome.seconds, "notebook": attempt.notebook, "manifest": committed["manifest"]}
+    run.add(step_document(run.id, name, "done", reasons, **shown, key=decision.key, attempt=attempt.place))
 
 # %% ../../nbs/30_pipeline/16_run.ipynb #81ee3608
 def _fail(run: Run, attempt: Attempt, reasons: Sequence[str], error: dict[str, Any], seconds: float) -> None:
@@ -285,6 +282,15 @@ def _skip_rest(run: Run, because: str) -> None:
         run.document["steps"].append(step_document(run.id, name, "skipped", [because]))
 
 
+def _keep_records(run: Run) -> None:
+    "Leave copies beside the ledger; where they cannot be written, the run itself is fine"
+    try:
+        keep_run(run.ledger, run.settings.workspace.path, run.id, run.document["models"])
+        keep_registry(run.ledger, run.settings.workspace.path)
+    except MlopsError as trouble:
+        run.reporter.warning(f"The run is recorded, but not the copy that fsck --rebuild reads: {trouble.message}")
+
+
 def _close(run: Run, status: str, error: dict[str, Any] | None, because: str) -> None:
     "Enter how the run ended; on a disk that takes nothing any more, at least tell"
     run.document |= {"status": status, "error": error, "seconds": round(time.monotonic() - run.started, 3)}
@@ -294,6 +300,7 @@ def _close(run: Run, status: str, error: dict[str, Any] | None, because: str) ->
             _fail(run, run.current, reasons, error, time.monotonic() - run.since)
         _skip_rest(run, because)
         run.ledger.end_run(run.id, status, error)
+        _keep_records(run)
     except MlopsError as trouble:
         run.reporter.warning(f"How the run ended could not be recorded: {trouble.message} It will read as crashed.")
 
@@ -315,6 +322,7 @@ def _complete(run: Run) -> None:
     with run.interruption.shield():
         run.document |= {"status": "ok", "seconds": round(time.monotonic() - run.started, 3)}
         run.ledger.end_run(run.id, "ok")
+        _keep_records(run)
 
 
 # others: failed, 1
@@ -376,9 +384,15 @@ def run_pipeline(
 ) -> RunResult:
     "Run a pipeline; raises only before it has begun"
     options = {"from_": from_, "to": to, "only": only, "folder": folder}
-    plan, hears = make_plan(settings, name, parameters, force=force, **options), reporter or Reporter()
-    hears.plan(plan)
-    with Ledger.open(settings) as ledger:
+    hears, workspace = reporter or Reporter(), settings.workspace.path
+    with using(workspace) if workspace.exists() else nullcontext():  # what is planned to be reused stays there
+        plan = make_plan(settings, name, parameters, force=force, **options)
+        hears.plan(plan)
+        return _run_plan(settings, plan, hears, strict, command)
+
+
+def _run_plan(settings: Settings, plan: Plan, hears: Reporter, strict: bool, command: Sequence[str]) -> RunResult:
+    with Ledger.open(settings) as ledger, using(settings.workspace.path):
         run = Run(settings, plan, ledger, hears, plan.planner.force)
         with run.interruption:
             code = _attend(run, _prepare(run, strict), command)
