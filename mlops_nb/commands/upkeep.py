@@ -37,7 +37,7 @@ WORDS = {
     "notebooks": ("other executed notebook",),
     "attempts": ("attempt",),
     "scratch": ("step's scratch", "steps' scratch"),
-    "temporaries": ("temporary",  "temporaries"),
+    "temporaries": ("temporary", "temporaries"),
 }
 
 

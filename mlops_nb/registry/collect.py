@@ -7,6 +7,7 @@ __all__ = ['DAY', 'age', 'scratch_folders', 'objects_of', 'Findings', 'find_garb
            'hold', 'collect']
 
 # %% ../../nbs/60_registry/08_collect.ipynb #3d499e8e
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,6 @@ from ..core.ledger.garbage import Garbage, Reach
 from ..core.locks import alone
 from ..core.settings import Settings
 from ..core.store import DIGEST
-from ..notebook.artifacts import read_manifest
 from ..pipeline.record import RESULT, RUN, read_record
 
 # %% ../../nbs/60_registry/08_collect.ipynb #045eed56
@@ -42,11 +42,15 @@ def scratch_folders(workspace: Path) -> list[Path]:
 
 
 def objects_of(folder: Path) -> set[str]:
-    "Digests that the manifest of an attempt or of scratch names"
+    "Digests of what an attempt or scratch gave, and of what it reads"
+    return _digests(folder / "manifest.json", "gives") | _digests(folder / "context.json", "needs")
+
+
+def _digests(path: Path, part: str) -> set[str]:
     try:
-        gives = read_manifest(folder / "manifest.json")["gives"]
-        return {record["sha256"] for record in gives.values()}
-    except (ValueError, KeyError, TypeError, AttributeError):  # torn: it names nothing
+        records = json.loads(path.read_bytes())[part].values()
+        return {record["sha256"] for record in records if isinstance(record, dict)}
+    except (OSError, ValueError, KeyError, AttributeError):  # absent or torn: it names nothing
         return set()
 
 # %% ../../nbs/60_registry/08_collect.ipynb #d7caa91d
@@ -162,20 +166,26 @@ def hold(
     "Keep everybody else away from the workspace; `Busy` when a run is going on"
     try:
         stack.enter_context(alone(settings.workspace.path))
-        running = _running(settings)
     except Busy as error:
-        running = _running(settings)
-        if not running:
-            raise Busy(f"The workspace is in use, so {what} has to wait.", error.hint) from error
-    if running:
-        run = running[0]
-        holder = f"run {run['id']} of process {run['pid']} on {run['host']}"
-        raise Busy(f"{holder} is going on, so {what} has to wait.", "Try again when it has ended.")
+        raise _busy(_running(settings), what) from error
+    if running := _running(settings):
+        raise _busy(running, what)
 
 
 def _running(settings: Settings) -> list[dict[str, Any]]:
-    with Ledger.open(settings, create=False) as ledger:
-        return Garbage(ledger.database).running()
+    "Runs that go on, as far as the ledger tells"
+    try:
+        with Ledger.open(settings, create=False) as ledger:
+            return Garbage(ledger.database).running()
+    except StorageError:  # it cannot be read: the lock alone tells
+        return []
+
+
+def _busy(running: list[dict[str, Any]], what: str) -> Busy:
+    if not running:
+        return Busy(f"The workspace is in use, so {what} has to wait.", "Try again when that has ended.")
+    who = f"Run {running[0]['id']} of process {running[0]['pid']} on {running[0]['host']}"
+    return Busy(f"{who} is going on, so {what} has to wait.", "Try again when it has ended.")
 
 # %% ../../nbs/60_registry/08_collect.ipynb #c5e8f7ae
 def collect(

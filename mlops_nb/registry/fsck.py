@@ -104,7 +104,9 @@ def check_references(workspace: Workspace) -> Iterator[Finding]:
     for row in workspace.database.rows("SELECT * FROM artifacts ORDER BY result_id, name"):
         if row["result_id"] in numbers:
             workspace.count("artifacts")
-            yield from _missing(workspace, row["sha256"], f"artifact {row['name']} of {numbers[row['result_id']]}", AGAIN)
+            yield from _missing(
+                workspace, row["sha256"], f"artifact {row['name']} of {numbers[row['result_id']]}", AGAIN
+            )
     for row in workspace.database.rows("SELECT * FROM run_sources ORDER BY run_id, path"):
         if row["run_id"] not in workspace.collected[1]:
             workspace.count("sources")
@@ -134,7 +136,9 @@ def check_attempts(workspace: Workspace) -> Iterator[Finding]:
             yield Finding("fail", "attempt", words, "The ledger counts. Run that step again with --force.")
         if record is None or record["key"] != row["key"]:
             words = f"{place}/{RESULT} is missing or of another key"
-            yield Finding("warn", "attempt", words, "A rebuilt ledger would not have this result; runs are not affected.")
+            yield Finding(
+                "warn", "attempt", words, "A rebuilt ledger would not have this result; runs are not affected."
+            )
 
 
 def _json(path: Path) -> Any:

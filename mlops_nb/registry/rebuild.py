@@ -24,7 +24,6 @@ from ..core.ledger.migrate import open_database
 from ..core.ledger.models import actor
 from ..core.ledger.results import insert_contents
 from ..core.ledger.runs import GONE, insert, user_name
-from ..core.locks import alone
 from ..core.settings import Settings
 from ..core.store import Store
 from ..pipeline.attempt import read_points
@@ -41,7 +40,9 @@ class Records:
     def __init__(self, workspace: Path):
         self.workspace = workspace
         self.unknown: list[str] = []  # in words
-        self.runs = {path.parent.name: found for path in workspace.glob(f"runs/*/{RUN}") if (found := read_record(path))}
+        self.runs = {
+            path.parent.name: found for path in workspace.glob(f"runs/*/{RUN}") if (found := read_record(path))
+        }
         self.results = sorted(self._results(), key=lambda result: result["created"])
         self.registry = read_record(workspace / REGISTRY) or {}
 
@@ -183,7 +184,8 @@ def _released(records: Records) -> dict[tuple[str, int], tuple[str, str]]:
     arms = [(document.model, arm) for document in documents for arm in document.arms]
     told = _told_by_runs(records)
     return {
-        (name, arm.version): told.get((name, arm.version), (arm.digest, makers.get(arm.digest, ""))) for name, arm in arms
+        (name, arm.version): told.get((name, arm.version), (arm.digest, makers.get(arm.digest, "")))
+        for name, arm in arms
     }
 
 
@@ -196,6 +198,7 @@ def _insert_version(execute: Execute, records: Records, name: str, version: int,
         records.unknown.append(f"{name} version {version} is not entered: {error.message}")
         return
     details = {key: manifest.get(key) for key in ("target", "holdout", "trusted", "requirements")}
+    details |= {"pipeline": records.runs[run]["run"]["pipeline"] if run in records.runs else None}
     facts = {"name": name, "version": version, "digest": digest, "run_id": run, "task": manifest["task"]}
     facts |= {"metric": manifest["metric"], "schema_digest": schema, "metrics": to_text(manifest["metrics"])}
     insert(execute, "model_versions", **facts, details=to_text(details), created=now())
@@ -221,7 +224,9 @@ def _insert_releases(execute: Execute, folder: Path) -> None:
 
 def _insert_champion(execute: Execute, folder: Path, records: Records) -> None:
     "What is released is champion, where no move of the alias is known"
-    moves = execute("SELECT sequence FROM alias_events WHERE name = :name AND alias = :alias", name=folder.name, alias=CHAMPION)
+    moves = execute(
+        "SELECT sequence FROM alias_events WHERE name = :name AND alias = :alias", name=folder.name, alias=CHAMPION
+    )
     pointer = folder / POINTER
     named = pointer.read_text(encoding="utf-8", errors="replace").strip() if pointer.exists() else ""
     current = next((found for found in _documents(folder) if found.folder() == named), None)
@@ -229,7 +234,9 @@ def _insert_champion(execute: Execute, folder: Path, records: Records) -> None:
         return
     place = {"name": folder.name, "alias": CHAMPION, "sequence": 1, "version": current.arms[0].version}
     insert(execute, "alias_events", **place, reason=LOST, evidence="{}", at=now(), actor=actor())
-    records.unknown.append(f"{folder.name}: the champion is what is released; the history of its aliases cannot be known.")
+    records.unknown.append(
+        f"{folder.name}: the champion is what is released; the history of its aliases cannot be known."
+    )
 
 
 def _settle_verdicts(execute: Execute, places: set[tuple[str, int]]) -> None:
@@ -252,7 +259,7 @@ def rebuild(settings: Settings) -> dict[str, Any]:
     "Make the ledger anew; what was found, what cannot be known, and where the old one is"
     workspace = make_folder(settings.workspace.path)
     with ExitStack() as stack:
-        _hold(settings, stack)
+        hold(settings, stack, "rebuilding")
         folder = Path(tempfile.mkdtemp(prefix="rebuild-", dir=make_folder(workspace / "tmp")))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         records = Records(workspace)
@@ -264,16 +271,6 @@ def rebuild(settings: Settings) -> dict[str, Any]:
         point("while-replacing")
         replace_durably(folder / "ledger.sqlite", workspace / "ledger.sqlite")
     return {**counts, "kept": kept, "unknown": [*records.unknown, *FOREVER]}
-
-
-def _hold(settings: Settings, stack: ExitStack) -> None:
-    "Keep runs away; a ledger that cannot be read cannot say that one is going on, but the lock can"
-    try:
-        hold(settings, stack, "rebuilding")
-    except MlopsError as error:
-        if error.exit_code == 4:
-            raise
-        stack.enter_context(alone(settings.workspace.path))
 
 
 def _fill(database: Database, records: Records) -> dict[str, int]:

@@ -55,7 +55,8 @@ def _words(error: sqlite3.Error, path: Path) -> MlopsError | None:
         )
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StorageError(
-            f"The ledger {path} is damaged: {error}.", "Restore it from a backup, or move it away to start a new one."
+            f"The ledger {path} is damaged: {error}.",
+            "Make it anew from the runs' records: mlops-nb fsck --rebuild; or restore a backup.",
         )
     refusals = {
         sqlite3.SQLITE_FULL: ("the disk is full", "Free some space on the disk that holds it"),
@@ -177,7 +178,18 @@ def one_of(
 
 # %% ../../../nbs/00_core/11_ledger_database.ipynb #36417990
 NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afpfs", "webdav", "davfs", "afs", "ceph", "glusterfs", "lustre"}
-NETWORK |= {"beegfs", "gpfs", "ocfs2", "gfs2", "9p", "macfuse", "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone"}
+NETWORK |= {
+    "beegfs",
+    "gpfs",
+    "ocfs2",
+    "gfs2",
+    "9p",
+    "macfuse",
+    "fuse.sshfs",
+    "fuse.s3fs",
+    "fuse.gcsfuse",
+    "fuse.rclone",
+}
 NETWORK |= {"fuse.goofys", "fuse.davfs2", "fuse.ceph", "fuse.glusterfs"}
 
 
