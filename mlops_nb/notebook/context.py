@@ -42,6 +42,7 @@ class RunContext:
         self.step, self.run, self.pipeline = document["step"], document["run"], document["pipeline"]
         self.workspace, self.attempt = Path(document["workspace"]), Path(document["attempt"])
         self.needs, self.gives = document["needs"], document["gives"]
+        self.by_hand = document.get("by_hand", False)  # a person works in it, and runs cells again
 
     @classmethod
     def read_file(cls, path: str | os.PathLike[str]) -> "RunContext":
@@ -87,7 +88,7 @@ class RunContext:
             hint = near or f"Write flow.{name} = ... in a cell of the notebook, so that the plan can see it."
             known = ", ".join(self.gives) or "nothing"
             raise UsageError(f"Step '{self.step}' gives {name}, but its plan holds {known}.", hint)
-        if name in read_manifest(self.manifest)["gives"]:
+        if name in read_manifest(self.manifest)["gives"] and not self.by_hand:
             hint = "Keep the value in a variable and give it once, behind the loop."
             raise UsageError(f"Step '{self.step}' gives {name} a second time.", hint)
         give(self.manifest, self.step, name, value, self.workspace)

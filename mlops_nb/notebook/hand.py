@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..core.errors import UsageError, did_you_mean
+from ..core.locks import using
 from ..core.settings import Settings, find_project, load_settings
 from .artifacts import fetch, give, note_findings, read_manifest
 from .context import append_points, in_order
@@ -257,7 +258,8 @@ class HandContext:
 
     def give(self, name: str, value: Any) -> None:
         "Keep a value in scratch"
-        give(self.own / "manifest.json", self.step, name, value, self.workspace, at=time.time())
+        with using(self.workspace):
+            give(self.own / "manifest.json", self.step, name, value, self.workspace, at=time.time())
         if self.notebook is None and "anonymous" not in self.told:
             self.told["anonymous"] = name
             print(f"flow: it is not known which step this is, so no other notebook will find {name}", file=sys.stderr)

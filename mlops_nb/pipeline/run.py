@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from ..core.errors import Interrupted, MlopsError, StepFailed, StorageError, UsageError
@@ -18,6 +19,7 @@ from ..core.faults import point
 from ..core.files import storage_error
 from ..core.ledger import Ledger
 from ..core.ledger.leases import Lease
+from ..core.locks import using
 from ..core.registry import hooks
 from ..core.settings import Settings
 from ..notebook.fork.client import can_fork
@@ -31,6 +33,7 @@ from .parameters import flat
 from .plan import Artifacts, Decision, Plan, Planner, gather, make_plan, read_needs
 from .provenance import export_warnings, git_state, keep_sources, source_name
 from .reasons import explain
+from .record import keep_registry, keep_result, keep_run
 from .reporter import Reporter, label
 from .slots import Heard, History, Slots, Tell, breadth
 
@@ -346,6 +349,7 @@ def _execute(run: Run, decision: Decision, lease: Lease) -> None:
     with run.interruption.shield():
         run.ledger.begin_step(run.id, name, **facts, **run.varied(name))
         run.working[name] = Working(decision, attempt, lease, time.monotonic())
+    keep_run(run.ledger, run.settings.workspace.path, run.id, [])
     _launch(run, attempt)
 
 
@@ -428,28 +432,21 @@ def _commit(run: Run, work: Working, outcome: Outcome) -> None:
     if changes:
         reasons.append(f"not reusable: {changes[0]} while it ran")
         run.reporter.warning(f"{name}: {changes[0]} while it ran. The result counts for this run and is not reused.")
+    facts: dict[str, Any] = {"key": decision.key, "parts": run.redactor.json(decision.parts), "reasons": reasons}
+    facts |= {"cacheable": not changes, "replace": name in run.plan.planner.force or bool(decision.unfit)}
+    facts |= {"seconds": outcome.seconds, "notebook": attempt.notebook}
     with run.interruption.shield():
+        place = {"run": run.id, "pipeline": run.plan.pipeline.name, "step": name, "position": attempt.step.position}
+        keep_result(attempt.folder, **place, **facts)
         point("before-commit")
-        committed = run.ledger.commit_step(
-            run.id,
-            name,
-            key=decision.key,
-            parts=run.redactor.json(decision.parts),
-            manifest=outcome.manifest,
-            points=outcome.points,
-            seconds=outcome.seconds,
-            notebook=attempt.notebook,
-            cacheable=not changes,
-            replace=name in run.plan.planner.force or bool(decision.unfit),
-            reasons=reasons,
-        )
+        committed = run.ledger.commit_step(run.id, name, manifest=outcome.manifest, points=outcome.points, **facts)
         point("after-commit")
         run.working.pop(name).lease.release()
         run.given[name] = committed["manifest"]["gives"]
-    facts: dict[str, Any] = {"seconds": outcome.seconds, "notebook": attempt.notebook}
-    facts["manifest"] = committed["manifest"]
-    facts |= {"key": decision.key, "attempt": attempt.place, "attempts": attempt.number}
-    run.add(step_document(run.id, name, "done", reasons, **facts, **run.varied(name)))
+    shown: dict[str, Any] = {"seconds": outcome.seconds, "notebook": attempt.notebook}
+    shown["manifest"] = committed["manifest"]
+    shown |= {"key": decision.key, "attempt": attempt.place, "attempts": attempt.number}
+    run.add(step_document(run.id, name, "done", reasons, **shown, **run.varied(name)))
     told = decision._replace(reasons=[f"computed by run {run.id}"])
     _hand_on(run, Taken(told, committed["manifest"], attempt.notebook, not changes))
 
@@ -477,6 +474,15 @@ def _skip_rest(run: Run, because: str) -> None:
         run.ledger.skip_step(run.id, name, position=position, reasons=[because], **run.varied(name))
 
 
+def _keep_records(run: Run) -> None:
+    "Leave copies beside the ledger; where they cannot be written, the run itself is fine"
+    try:
+        keep_run(run.ledger, run.settings.workspace.path, run.id, run.document["models"])
+        keep_registry(run.ledger, run.settings.workspace.path)
+    except MlopsError as trouble:
+        run.reporter.warning(f"The run is recorded, but not the copy that fsck --rebuild reads: {trouble.message}")
+
+
 def _close(run: Run, status: str, error: dict[str, Any] | None, because: str) -> None:
     "Enter how the run ended; on a disk that takes nothing any more, at least tell"
     run.closed = True
@@ -490,6 +496,7 @@ def _close(run: Run, status: str, error: dict[str, Any] | None, because: str) ->
         finally:
             _skip_rest(run, because)
         run.ledger.end_run(run.id, status, error)
+        _keep_records(run)
     except MlopsError as trouble:
         run.reporter.warning(f"How the run ended could not be recorded: {trouble.message} It will read as crashed.")
 
@@ -644,6 +651,7 @@ def _complete(run: Run) -> None:
         run.closed = True
         run.document |= {"status": "ok", "seconds": round(time.monotonic() - run.started, 3)}
         run.ledger.end_run(run.id, "ok")
+        _keep_records(run)
 
 
 # others: failed, 1
@@ -721,10 +729,19 @@ def run_pipeline(
 ) -> RunResult:
     "Run a pipeline; raises only before it has begun"
     options: dict[str, Any] = {"from_": from_, "to": to, "only": only, "folder": folder, "sweep": sweep}
-    plan, hears = make_plan(settings, name, parameters, force=force, **options), reporter or Reporter()
-    hears.plan(plan)
-    with Ledger.open(settings) as ledger:
-        run = _members(Shared(settings, plan, ledger, hears, jobs or settings.pipeline.jobs or available_cores()), plan)
+    hears, workspace = reporter or Reporter(), settings.workspace.path
+    with using(workspace) if workspace.exists() else nullcontext():  # what is planned to be reused stays there
+        plan = make_plan(settings, name, parameters, force=force, **options)
+        hears.plan(plan)
+        most = jobs or settings.pipeline.jobs or available_cores()
+        return _run_plan(settings, plan, hears, strict, command, most)
+
+
+def _run_plan(
+    settings: Settings, plan: Plan, hears: Reporter, strict: bool, command: Sequence[str], most: int
+) -> RunResult:
+    with Ledger.open(settings) as ledger, using(settings.workspace.path):
+        run = _members(Shared(settings, plan, ledger, hears, most), plan)
         with run.interruption:
             _prepare(run, strict, command)
             code = _attend(run)

@@ -55,7 +55,8 @@ def _words(error: sqlite3.Error, path: Path) -> MlopsError | None:
         )
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StorageError(
-            f"The ledger {path} is damaged: {error}.", "Restore it from a backup, or move it away to start a new one."
+            f"The ledger {path} is damaged: {error}.",
+            "Make it anew from the runs' records: mlops-nb fsck --rebuild; or restore a backup.",
         )
     refusals = {
         sqlite3.SQLITE_FULL: ("the disk is full", "Free some space on the disk that holds it"),
