@@ -69,6 +69,7 @@ def one_round(binaries: Path) -> dict[str, tuple[float, float]]:
             **os.environ,
             "MLOPS_NB_WORKSPACE_PATH": f"{folder}/workspace",
             "BENTOML_HOME": f"{folder}/bentoml",
+            "MLOPS_NB_PIPELINE_SERVER": "off",
         }
         environment["PATH"] = f"{binaries}{os.pathsep}{environment['PATH']}"
         ours = [str(binaries / "mlops-nb"), "run", "tabular", "--json"]

@@ -47,6 +47,7 @@ RUN = Command(
     (
         *RANGE,
         Option(("-j", "--jobs"), "steps that run at once, at most", "NUMBER", count),
+        Option(("--engine",), "fork: kernels of a prepared process; kernel: ordinary ones", "ENGINE", complete="engine"),
         Option(("--strict",), "refuse when a library notebook was changed and not exported"),
         Option(("--events",), "write events as lines of JSON; 'stderr' is allowed", "PATH", complete="file"),
     ),

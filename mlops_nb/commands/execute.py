@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'LATEST', 'chosen', 'parameters_of', 'plan', 'tell_warnings', 'shortened', 'named', 'tell_plan', 'briefly',
-           'Doing', 'Lines', 'run', 'tell_end', 'serve_command']
+           'Doing', 'Lines', 'with_engine', 'run', 'tell_end', 'serve_command']
 
 # %% ../../nbs/95_cli/10_execute.ipynb #ae137e88
 import sys
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from .look import error_words, finding_words, state_of, tell_failure
 from .terminal import Answer, Terminal, annotation, counted, duration, in_github, pad, width_of
+from ..core.errors import UsageError
 from ..core.settings import Settings, load_settings
 from ..pipeline.reporter import EventWriter, Reporter, Reporters, label
 
@@ -174,12 +175,24 @@ class Lines(Reporter):
                 self.screen.line(annotation(error_words(error), error.get("hint", ""), error.get("notebook"), place))
 
 # %% ../../nbs/95_cli/10_execute.ipynb #e7f1feb1
+def with_engine(
+    settings: Settings,
+    engine: str | None,  # None: as the settings say
+) -> Settings:
+    "The settings of one run"
+    if engine is None:
+        return settings
+    if engine not in ("fork", "kernel"):
+        raise UsageError(f"There is no engine '{engine}'.", "Engines: fork, kernel.", value=engine)
+    return settings._replace(pipeline=settings.pipeline._replace(engine=engine))
+
+
 def run(values: Any, screen: Terminal) -> Answer:
     "`mlops-nb run PIPELINE`"
     from mlops_nb.pipeline.run import run_pipeline
     from mlops_nb.pipeline.slots import History
 
-    settings, parameters = load_settings(), parameters_of(values)
+    settings, parameters = with_engine(load_settings(), values.engine), parameters_of(values)
     reporters: list[Reporter] = [Lines(screen, History(settings.workspace.path / "cache" / "history.json"))]
     if values.events:
         reporters.append(EventWriter.open(values.events, reporters[0].warning))
