@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from .wire import Reader, pack
@@ -111,7 +112,9 @@ def work(
 ) -> None:
     "Do what one connection asks for"
     _take_streams(descriptors)
-    job = next(messages(connection))
+    job = next(messages(connection), None)
+    if job is None:  # whoever asked has gone without a word
+        return
     os.environ.clear()
     os.environ.update(job["environment"])
     os.chdir(job["here"])
@@ -120,4 +123,5 @@ def work(
     sys.stdout.flush()
     sys.stderr.flush()
     answered.set()
-    connection.sendall(pack(answer))
+    with suppress(OSError):  # whoever asked is gone: there is nobody to tell
+        connection.sendall(pack(answer))
