@@ -166,7 +166,7 @@ class Executor:
         *,
         cwd: str | os.PathLike[str],
         environment: Mapping[str, str | None],  # on top of this process's; None takes a variable away
-        secrets: Sequence[str] = (),  # values to be redacted
+        secrets: Sequence[str] = (),  # values to be redacted, besides those of the environment
         on_progress: Progress | None = None,
         timeout: float = 0,
         memory: int = 0,
@@ -277,8 +277,9 @@ def ask_server(
     if connection is None:
         return None
     with connection:
-        socket.send_fds(connection, [what], list(STREAMS))
         data = b""
-        while more := connection.recv(1 << 12):
-            data += more
+        with suppress(OSError):  # it was about to end
+            socket.send_fds(connection, [what], list(STREAMS))
+            while more := connection.recv(1 << 12):
+                data += more
         return json.loads(data) if data else None

@@ -83,6 +83,7 @@ class Server:
 
     def run(self) -> None:
         "Serve until it is enough"
+        self.worked = time.monotonic()
         while True:
             for descriptor, _ in self.poll.poll(self.pause() * 1000):
                 if descriptor in self.workers:
@@ -147,7 +148,7 @@ class Server:
 
     def rest(self) -> None:
         "Renew the templates after a while without work, end after a long one or when nobody may come any more"
-        if self.workers:
+        if self.workers or self.callers:
             return
         rested = time.monotonic() - self.worked
         if self.retired or (self.idle and rested >= self.idle):

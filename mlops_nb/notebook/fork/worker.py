@@ -57,7 +57,7 @@ def watch(connection: socket.socket) -> None:
 def execute(connection: socket.socket, job: dict[str, Any], templates: Any) -> dict[str, Any]:
     "Execute a step"
     from mlops_nb.notebook.engine import execute_step
-    from mlops_nb.notebook.redact import Redactor
+    from mlops_nb.notebook.redact import Redactor, environment_secrets
 
     def tell(cell: int, total: int, heading: str) -> None:
         connection.sendall(pack({"progress": [cell, total, heading]}))
@@ -65,7 +65,8 @@ def execute(connection: socket.socket, job: dict[str, Any], templates: Any) -> d
     if job["prepare"]:
         templates.prepare(job["environment"], job["prepare"])
     options = {name: job[name] for name in ("timeout", "memory", "engine", "cwd")}
-    options |= {"redactor": Redactor(job["secrets"]), "on_progress": tell, "templates": templates}
+    secrets = [*environment_secrets(job["environment"]), *job["secrets"]]
+    options |= {"redactor": Redactor(secrets), "on_progress": tell, "templates": templates}
     return execute_step(job["notebook"], job["output"], job["parameters"], **options)
 
 # %% ../../../nbs/20_notebook/39_fork_worker.ipynb #756cf169
