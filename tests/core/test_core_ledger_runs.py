@@ -173,6 +173,7 @@ def test_steps_tell_what_became_of_them(ledger):
         "key": "k",
         "attempt": None,
         "attempts": 0,
+        "findings": [],
     }
     assert train["error"]["message"] == "no"
     assert (evaluate["state"], evaluate["reasons"]) == ("skipped", ["train failed"])

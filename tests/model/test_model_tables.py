@@ -169,7 +169,9 @@ def test_folds_follow_groups_and_time():
     table = people(400)
     fitted = model_of(table, "group", "binary", "logistic")
     part = table[[*KINDS, "group"]]
-    by_time = evaluate(fitted, part, part, by="time", column="since")
-    by_group = evaluate(fitted, part, part, by="group", column="zip")
+    moments = pd.Series(part["since"].rank(method="dense").astype(int).to_numpy())
+    homes = pd.Series(part["zip"].astype("category").cat.codes.to_numpy())
+    by_time = evaluate(fitted, part, part, by="time", groups=moments)
+    by_group = evaluate(fitted, part, part, by="group", groups=homes)
     assert not by_time.notes and not by_group.notes
     assert not by_time.folds.equals(by_group.folds)
