@@ -89,7 +89,7 @@ def test_a_damaged_ledger_is_kept(demo):
     overwrite(demo.workspace / "ledger.sqlite", b"no database at all")
     assert demo.json("fsck", expect=1)["findings"][0]["what"] == "ledger"
     kept = demo.json("fsck", "--rebuild")["rebuilt"]["kept"]
-    assert (demo.workspace / kept).read_bytes() == b"no database at all"
+    assert (demo.workspace / kept).read_bytes().startswith(b"no database at all")
     assert set(states(run(demo)).values()) == {"cached"}
 
 
