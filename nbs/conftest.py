@@ -46,13 +46,16 @@ class NotebookItem(pytest.Item):
         if module:
             public = vars(importlib.import_module(f"mlops_nb.{module}"))
             names.update({name: value for name, value in public.items() if not name.startswith("__")})
-        before = Path.cwd()
+        before, environment = Path.cwd(), dict(os.environ)
+        os.environ["MLOPS_NB_PIPELINE_SERVER"] = "off"  # notebooks leave no process behind
         os.chdir(self.path.parent)
         try:
             for source, cell in sources:
                 self.run_cell(source, cell, names)
         finally:
             os.chdir(before)
+            os.environ.clear()
+            os.environ.update(environment)
 
     def run_cell(self, source, cell, names):
         """Run one cell, unless it is exported or marked as not to be run."""
