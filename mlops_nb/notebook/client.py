@@ -13,8 +13,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,13 @@ class KernelNotStarted(RuntimeError):
 class StepClient(PapermillNotebookClient):
     "papermill's client, with all ends told; what a kernel is, a subclass says"
 
+    running_kernel: Callable[[], AbstractContextManager[dict[str, Any]]]
+    "A kernel that is gone afterwards, with everything that it started; what it says of its language"
+    run_cell: Callable[..., NotebookNode]
+    "Runs one cell, and raises as nbclient does"
+    exit_status: Callable[[], int | None]
+    "Exit status of the kernel that has died; negative for a signal"
+
     def __init__(
         self,
         nb_man: StepManager,
@@ -54,20 +61,6 @@ class StepClient(PapermillNotebookClient):
         self.overflow = Overflow(nb_man.saver.path, nb_man.saver.redactor)
         if limit:
             self.timeout_func = lambda cell: max(1, math.ceil(self.deadline - time.monotonic()))
-
-    @contextmanager
-    def running_kernel(self) -> Iterator[dict[str, Any]]:
-        "A kernel that is gone afterwards, with everything that it started; what it says of its language"
-        raise NotImplementedError
-        yield {}
-
-    def run_cell(self, cell: NotebookNode, cell_index: int, *args: Any, **kwargs: Any) -> NotebookNode:
-        "Run one cell, and raise as nbclient does"
-        raise NotImplementedError
-
-    def exit_status(self) -> int | None:
-        "Exit status of the kernel that has died; negative for a signal"
-        raise NotImplementedError
 
     def execute(self, **kwargs: Any) -> NotebookNode:
         "Run all cells, up to the first that fails"
