@@ -87,7 +87,7 @@ def test_file_in_the_place_of_a_folder(tmp_path):
         make_folder(tmp_path / "runs")
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc"), reason="needs a file system that takes no folders")
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="only where there is /proc can no folder be made, also by root")
 def test_a_place_where_no_folder_can_be_made():
     with pytest.raises(StorageError, match="/proc/workspace/runs cannot be written: no folder can be made"):
         make_folder("/proc/workspace/runs")
