@@ -277,6 +277,7 @@ def completed(line: str, cwd: Path) -> list[str]:
         ("mlops-nb run demo --fo", ["--force"]),
         ("mlops-nb run demo --events set", ["settings.ini"]),
         ("mlops-nb completion f", ["fish"]),
+        ("mlops-nb server st", ["start", "status", "stop"]),
         ("mlops-nb nonsense ", [""]),
     ],
 )
