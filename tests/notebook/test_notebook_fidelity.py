@@ -15,7 +15,9 @@ from step_files import write_notebook
 
 from mlops_nb.notebook.engine import Engine
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks kernels; ordinary ones: test_notebook_engine")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux forks kernels; ordinary ones: test_notebook_engine"
+)
 
 # one notebook: a list of cells; those that raise are tagged, so that the next one runs
 CELLS = {
