@@ -6,7 +6,6 @@
 __all__ = ['OWN', 'ABSENT', 'installation_state', 'installed', 'Distributions']
 
 # %% ../../nbs/30_pipeline/05_distributions.ipynb #e1ea68f9
-import json
 import os
 import pathlib
 import re
@@ -15,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from .definitions import digest
-from .statcache import keep_json
+from .statcache import keep_json, kept_json
 
 # %% ../../nbs/30_pipeline/05_distributions.ipynb #6c84c5ab
 OWN = "mlops-nb"  # counts by definition and by one number for its plumbing, never by version
@@ -79,16 +78,9 @@ class Distributions:
         "Packages, versions and requirements"
         if not self._kept:
             state = installation_state()
-            kept = self._load()
+            kept = kept_json(self.path)
             self._kept = kept if kept.get("state") == state else {"state": state, "table": installed(), "fresh": True}
         return self._kept["table"]
-
-    def _load(self) -> dict[str, Any]:
-        try:
-            kept = json.loads(self.path.read_bytes()) if self.path else {}
-        except (OSError, ValueError):
-            return {}
-        return kept if isinstance(kept, dict) else {}
 
     def save(self) -> None:
         "Keep the table for the next process, where there is a workspace to keep it in"

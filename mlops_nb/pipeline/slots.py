@@ -6,7 +6,6 @@
 __all__ = ['Tell', 'SHARE', 'Heard', 'Slots', 'breadth', 'History', 'free_memory']
 
 # %% ../../nbs/30_pipeline/17_slots.ipynb #b7cde3c7
-import json
 import os
 import threading
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
-from .statcache import keep_json
+from .statcache import keep_json, kept_json
 
 # %% ../../nbs/30_pipeline/17_slots.ipynb #b8fed2ba
 class Heard(NamedTuple):
@@ -109,18 +108,12 @@ class History:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
-        self.known: dict[str, dict[str, float]] = self._load()
-
-    def _load(self) -> dict[str, dict[str, float]]:
-        try:
-            known = json.loads(self.path.read_bytes())
-        except (OSError, ValueError):  # none yet, or torn: it is only a memory
-            return {}
-        return known if isinstance(known, dict) else {}
+        self.known: dict[str, dict[str, float]] = kept_json(self.path)
+        self.free = 0  # bytes, when no step ran
 
     def remember(self, step: str, seconds: float, peak: float) -> None:
         "Note how a step went"
-        self.known = self._load() | {step: {"seconds": round(seconds, 3), "peak": peak}}
+        self.known = kept_json(self.path) | {step: {"seconds": round(seconds, 3), "peak": peak}}
         keep_json(self.path, self.known)
 
     def seconds(self, step: str) -> float | None:
@@ -133,8 +126,11 @@ class History:
         beside: Sequence[str],  # steps that run now
     ) -> bool:
         "Whether there is memory for the step beside those that run"
-        wanted = self.known.get(step, {}).get("peak", 0)
-        return not beside or not wanted or wanted < SHARE * free_memory()
+        if not beside:
+            self.free = free_memory()
+            return True
+        wanted, *others = (self.known.get(one, {}).get("peak", 0) for one in (step, *beside))
+        return not wanted or (wanted < SHARE * free_memory() and wanted + sum(others) < SHARE * self.free)
 
 
 def free_memory() -> int:

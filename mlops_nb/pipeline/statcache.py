@@ -12,10 +12,13 @@ import os
 import pathlib
 import stat
 import time
+import zlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cached_property
 from typing import Any
+
+from ..core.files import temporary_beside
 
 # %% ../../nbs/30_pipeline/01_statcache.ipynb #4827ee22
 AT_REST = 2_000_000_000  # nanoseconds a file must have been left alone before its stamp means anything
@@ -40,10 +43,10 @@ MOST = 10_000  # entries; beyond that only those in use are kept
 
 def keep_json(path: pathlib.Path, value: Any) -> None:
     "Replace a cache file, where there is a workspace; one that cannot be kept costs time, never a result"
-    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+    temporary, content = temporary_beside(path), json.dumps(value).encode()
     try:
         path.parent.mkdir(exist_ok=True)
-        temporary.write_text(json.dumps(value), encoding="utf-8")
+        temporary.write_bytes(f"{zlib.crc32(content):08x}\n".encode() + content)
         os.replace(temporary, path)
     except OSError:
         with suppress(OSError):
@@ -53,10 +56,10 @@ def keep_json(path: pathlib.Path, value: Any) -> None:
 def kept_json(path: pathlib.Path | None) -> dict[str, Any]:
     "What a cache file holds; nothing where it is absent or damaged"
     try:
-        kept = json.loads(path.read_bytes()) if path else {}
+        checksum, _, content = path.read_bytes().partition(b"\n") if path else (b"", b"", b"")
+        return json.loads(content) if checksum == f"{zlib.crc32(content):08x}".encode() else {}
     except (OSError, ValueError):
         return {}
-    return kept if isinstance(kept, dict) else {}
 
 
 class StatCache:

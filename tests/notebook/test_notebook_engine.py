@@ -56,8 +56,9 @@ def run(tmp_path, engine):
 
 
 def no_kernels(seconds=10):
-    """Whether all kernels below this process are gone, soon: each leads a session, which a template does not."""
-    kernels = [child for child in psutil.Process().children(recursive=True) if leads_a_session(child)]
+    """Whether all kernels below this process are gone, soon: each leads a session, as no template and a server does."""
+    below = [child for child in psutil.Process().children(recursive=True) if leads_a_session(child)]
+    kernels = [child for child in below if "fork.server" not in " ".join(child.cmdline())]
     return not psutil.wait_procs(kernels, timeout=seconds)[1]
 
 

@@ -245,7 +245,8 @@ class Template:
                 traceback.print_exc(file=sys.__stderr__)
                 os._exit(1)
         life = socket.socket(fileno=given.life)
-        life.send(json.dumps({"pid": pid}).encode())
+        with suppress(OSError):  # whoever asked is gone: its end of the life line says so
+            life.send(json.dumps({"pid": pid}).encode())
         ended = os.pidfd_open(pid)
         self.children[ended] = Child(pid, life)
         self.poll.register(ended, select.POLLIN)
@@ -256,7 +257,8 @@ class Template:
         child = self.children.pop(descriptor)
         _, status, usage = os.wait4(child.pid, 0)
         self.poll.unregister(descriptor)
-        self.poll.unregister(child.life)
+        with suppress(KeyError):  # let go before
+            self.poll.unregister(child.life)
         os.close(descriptor)
         end = {"exit": os.waitstatus_to_exitcode(status), "peak": usage.ru_maxrss * 1024}
         with suppress(OSError):  # nobody waits for it
@@ -321,8 +323,11 @@ class Template:
 
     def told_by_prepared(self, descriptor: int) -> None:
         "A prepared template met a hazard, or is gone"
-        key, prepared = next((key, one) for key, one in self.all_prepared() if one.control.fileno() == descriptor)
-        if told := prepared.control.recv(1 << 16):
+        found = [(key, one) for key, one in self.all_prepared() if one.control.fileno() == descriptor]
+        if not found:  # a life line that ended with its kernel, a moment ago
+            return
+        key, prepared = found[0]
+        if told := _told(prepared.control):
             self.hazards.add(json.loads(told)["hazard"])
             self.retiring.append(self.prepared.pop(key))
             return
@@ -359,6 +364,13 @@ def fork_quietly() -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
+
+
+def _told(control: socket.socket) -> bytes:
+    try:
+        return control.recv(1 << 16)
+    except ConnectionResetError:  # it was killed with a request in its hands
+        return b""
 
 
 def _kill(pid: int) -> None:

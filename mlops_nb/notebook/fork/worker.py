@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from .wire import Reader, pack
@@ -56,7 +57,7 @@ def watch(connection: socket.socket) -> None:
 def execute(connection: socket.socket, job: dict[str, Any], templates: Any) -> dict[str, Any]:
     "Execute a step"
     from mlops_nb.notebook.engine import execute_step
-    from mlops_nb.notebook.redact import Redactor
+    from mlops_nb.notebook.redact import Redactor, environment_secrets
 
     def tell(cell: int, total: int, heading: str) -> None:
         connection.sendall(pack({"progress": [cell, total, heading]}))
@@ -64,7 +65,8 @@ def execute(connection: socket.socket, job: dict[str, Any], templates: Any) -> d
     if job["prepare"]:
         templates.prepare(job["environment"], job["prepare"])
     options = {name: job[name] for name in ("timeout", "memory", "engine", "cwd")}
-    options |= {"redactor": Redactor(job["secrets"]), "on_progress": tell, "templates": templates}
+    secrets = [*environment_secrets(job["environment"]), *job["secrets"]]
+    options |= {"redactor": Redactor(secrets), "on_progress": tell, "templates": templates}
     return execute_step(job["notebook"], job["output"], job["parameters"], **options)
 
 # %% ../../../nbs/20_notebook/39_fork_worker.ipynb #756cf169
@@ -97,6 +99,7 @@ def _take_streams(descriptors: list[int]) -> None:
 
 def _answer(connection: socket.socket, job: dict[str, Any], templates: Any) -> dict[str, Any]:
     try:
+        watch(connection)
         if job["op"] == "papermill":
             return {"exit": be_papermill(job, templates)}
         return {"done": execute(connection, job, templates)}
@@ -111,13 +114,15 @@ def work(
 ) -> None:
     "Do what one connection asks for"
     _take_streams(descriptors)
-    job = next(messages(connection))
+    job = next(messages(connection), None)
+    if job is None:  # whoever asked has gone without a word
+        return
     os.environ.clear()
     os.environ.update(job["environment"])
     os.chdir(job["here"])
-    watch(connection)
     answer = _answer(connection, job, templates)
     sys.stdout.flush()
     sys.stderr.flush()
     answered.set()
-    connection.sendall(pack(answer))
+    with suppress(OSError):  # whoever asked is gone: there is nobody to tell
+        connection.sendall(pack(answer))
