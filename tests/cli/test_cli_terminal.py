@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import struct
 import termios
 
@@ -23,8 +24,16 @@ def screen(monkeypatch):
     main, side = pty.openpty()
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
     with open(side, "w", encoding="utf-8") as stream:
-        yield Terminal(stream), lambda: os.read(main, 65536).decode()
+        yield Terminal(stream), lambda: read_until_quiet(main)
     os.close(main)
+
+
+def read_until_quiet(descriptor: int) -> str:
+    """All that a terminal shows: several writes may come in several pieces."""
+    shown = b""
+    while select.select([descriptor], [], [], 0.2)[0]:
+        shown += os.read(descriptor, 65536)
+    return shown.decode()
 
 
 def plain(text: str) -> list[str]:

@@ -17,7 +17,7 @@ from mlops_nb.core.errors import StorageError
 from mlops_nb.notebook import client, saving
 from mlops_nb.notebook.engine import execute_step
 from mlops_nb.notebook.fork import client as fork_client
-from mlops_nb.notebook.fork.execution import own
+from mlops_nb.notebook.fork.execution import own_templates
 
 RUNNER = """
 import sys
@@ -308,7 +308,7 @@ def test_saving_takes_a_small_share_of_the_time(monkeypatch):
 
 
 def test_a_kernel_that_does_not_start_is_told(run, monkeypatch, engine):
-    own.close()
+    own_templates.close()
     place = fork_client if engine == "fork" else client
     monkeypatch.setattr(place, "BOOT", "raise SystemExit('no module named mlops_nb')  # {!r}")
     result, _ = run("x = 1")
@@ -316,4 +316,4 @@ def test_a_kernel_that_does_not_start_is_told(run, monkeypatch, engine):
     assert error["type"] == "KernelDied" and error["message"].startswith("The kernel did not start: ")
     assert "no module named" in error["message"] and ("doctor" in error["hint"] or "engine = kernel" in error["hint"])
     assert (error["cell"], error["line"]) == (None, None)
-    own.close()
+    own_templates.close()

@@ -37,11 +37,9 @@ answered = threading.Event()
 
 def _interrupt_when_left(connection: socket.socket) -> None:
     "Interrupt this process when whoever asked hangs up before there is an answer"
-    try:
+    with suppress(OSError):  # reset: gone as well
         while connection.recv(1 << 16):
             continue
-    except OSError:  # reset: gone as well
-        time.sleep(0)
     if not answered.is_set():
         os.kill(os.getpid(), signal.SIGINT)
     time.sleep(PATIENCE)
@@ -74,9 +72,9 @@ def be_papermill(job: dict[str, Any], templates: Any) -> int:
     "Be papermill's command, with this engine unless another one is asked for; the exit code"
     from papermill.cli import papermill
 
-    from mlops_nb.notebook.fork.execution import own
+    from mlops_nb.notebook.fork.execution import own_templates
 
-    own.lend(templates)
+    own_templates.lend(templates)
     words = job["words"] if "--engine" in job["words"] else ["--engine", "mlops_nb", *job["words"]]
     sys.argv = ["papermill", *words]
     try:
