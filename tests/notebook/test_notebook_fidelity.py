@@ -234,7 +234,7 @@ for i in range(200):
 def test_a_subprocess_prints_between_lines_not_within(tmp_path):
     source = """
 import subprocess, sys
-script = "import time\\nfor i in range(300): print('sub', 's' * 50, flush=True); time.sleep(.001)"
+script = "import os, time\\nfor i in range(300): os.write(1, b'sub ' + b's' * 50 + b'\\\\n'); time.sleep(.001)"
 child = subprocess.Popen([sys.executable, "-c", script])
 while child.poll() is None:
     print("own", "o" * 50)
