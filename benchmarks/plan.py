@@ -26,8 +26,8 @@ from typing import Any
 
 from mlops_nb.core.ledger import Ledger
 from mlops_nb.core.settings import load_settings
+from mlops_nb.pipeline.documents import new_run_id
 from mlops_nb.pipeline.plan import make_plan
-from mlops_nb.pipeline.run import new_run_id
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent

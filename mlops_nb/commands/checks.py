@@ -195,7 +195,7 @@ def check_ledger(settings: Settings, fix: bool) -> Iterator[Finding]:
     number, sound = schema_number(database), database.rows("PRAGMA quick_check")[0]["quick_check"]
     database.close()
     if sound != "ok":
-        yield Finding("fail", "ledger", f"is damaged: {sound}", "Restore a backup of ledger.sqlite.")
+        yield Finding("fail", "ledger", f"is damaged: {sound}", "mlops-nb fsck --rebuild")
         return
     older = f", schema {number}; it becomes {HEAD} at the next run" if number != HEAD else f", schema {HEAD}"
     ledger = Ledger.open(settings)

@@ -15,6 +15,7 @@ from ..core import errors
 from ..core.errors import UsageError, did_you_mean
 from ..core.ledger import Ledger
 from ..core.settings import load_settings
+from ..pipeline.reporter import label
 
 # %% ../../nbs/95_cli/20_look.ipynb #6882d642
 def runs(values: Any, screen: Terminal) -> Answer:
@@ -78,9 +79,15 @@ def tell_run(screen: Terminal, run: Mapping[str, Any]) -> None:
     screen.line(screen.style(f"{run['pipeline']}  {run['run']}", "bold"), screen.state(run["status"]))
     screen.line(f"started {when} UTC, took {duration(run.get('seconds')) or 'unknown'}")
     screen.line(_origin(run))
+    if run.get("parent"):
+        screen.line(f"child of the sweep {run['parent']}")
+    for child in run.get("children") or ():
+        screen.line(f"child {child}")
     screen.line()
     steps = run["steps"]
-    rows = [[screen.state(state_of(s)), s["step"], duration(s.get("seconds")), "; ".join(s["reasons"])] for s in steps]
+    names = [label(step["step"], step.get("variant")) for step in steps]
+    told = zip(steps, names, strict=True)
+    rows = [[screen.state(state_of(s)), name, duration(s.get("seconds")), "; ".join(s["reasons"])] for s, name in told]
     screen.table(["state", "step", "took", "why"], rows, right=[2])
     for step in steps:
         for text in finding_words(step, 3):

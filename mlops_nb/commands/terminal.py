@@ -85,8 +85,17 @@ def plain_table(
     return lines
 
 # %% ../../nbs/95_cli/00_terminal.ipynb #5fe9c52b
+def _cut(text: str, limit: int) -> str:
+    "`text` on one line of a screen"
+    if width_of(text) <= limit:
+        return text
+    while text and width_of(text) > limit - 1:
+        text = text[:-1]
+    return text + "…"
+
+
 class Terminal:
-    "A stream for people: styled lines, tables, and one line that may still change"
+    "A stream for people: styled lines, tables, and lines that may still change"
 
     def __init__(
         self,
@@ -123,28 +132,38 @@ class Terminal:
         self.clear()
         self.write("  ".join(part for part in parts if part).rstrip() + "\n")
 
-    def passing(self, text: str) -> None:
-        "Show one line that the next one replaces; nothing where nobody looks"
+    def passing(self, *texts: str) -> None:
+        "Show lines that the next ones replace, as many as the screen has room for; nothing where nobody looks"
         if not self.screen:
             return
-        limit = self.columns() - 1
-        shown = text if width_of(text) <= limit else text[: max(0, limit - 1)] + "…"
-        self.clear()
-        self.write(self.style(shown, "dim"))
-        self._passing = 1
+        columns, room = self.size()
+        if len(texts) > room - 1:
+            texts = (*texts[: room - 2], f"… and {len(texts) - room + 2} more")
+        shown = [self.style(_cut(text, columns - 1), "dim") for text in texts]
+        self.write(self._cleared() + "\n".join(shown))
+        self._passing = len(texts)
 
     def clear(self) -> None:
-        "Take the passing line away"
+        "Take the passing lines away"
         if self._passing:
-            self.write("\r\x1b[2K")
+            self.write(self._cleared())
             self._passing = 0
+
+    def _cleared(self) -> str:
+        "What takes the passing lines away"
+        return "\r\x1b[2K" + "\x1b[1A\x1b[2K" * (self._passing - 1) if self._passing else ""
 
     def columns(self) -> int:
         "Columns of the screen"
+        return self.size()[0]
+
+    def size(self) -> tuple[int, int]:
+        "Columns and lines of the screen"
         try:
-            return os.get_terminal_size(self.stream.fileno()).columns or 80
+            columns, lines = os.get_terminal_size(self.stream.fileno())
         except (OSError, ValueError):
-            return 80
+            return 80, 24
+        return columns or 80, lines or 24
 
     def table(
         self,

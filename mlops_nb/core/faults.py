@@ -20,6 +20,10 @@ POINTS = (
     "after-alias",
     "before-publish",
     "after-publish",
+    "before-collect",
+    "while-collecting",
+    "before-replace",
+    "while-replacing",
 )
 VARIABLE = "MLOPS_NB_FAULT"
 _passed: dict[str, int] = {}

@@ -38,6 +38,8 @@ class PipelineSection(NamedTuple):
     timeout: Annotated[int, "Seconds that one step may take; 0 is no limit", AtLeast(0)] = 0
     memory: Annotated[int, "Megabytes that one step may hold; 0 is no limit", AtLeast(0)] = 0
     jobs: Annotated[int, "Steps that run at once, at most; 0 is as many as there are cores", AtLeast(0)] = 0
+    retries: Annotated[int, "How often a step that failed of something that can pass is tried again", AtLeast(0)] = 0
+    backoff: Annotated[int, "Seconds before the first of these tries; doubled before each further one", AtLeast(0)] = 1
     engine: Annotated[Literal["fork", "kernel"], "Kernels: forked from a prepared process, or ordinary ones"] = "fork"
     server: Annotated[bool, "Whether the process that kernels are forked from outlives a command"] = True
     idle: Annotated[int, "Seconds without work after which that process ends", AtLeast(1)] = 600

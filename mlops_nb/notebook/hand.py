@@ -7,18 +7,21 @@ __all__ = ['SESSION', 'REMEMBERED', 'Place', 'editor_path', 'find_place', 'Origi
            'HandContext', 'hand_context']
 
 # %% ../../nbs/20_notebook/14_hand.ipynb #d5eab745
+import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..core.errors import UsageError, did_you_mean
+from ..core.locks import using
 from ..core.settings import Settings, find_project, load_settings
 from .artifacts import fetch, give, note_findings, read_manifest
-from .context import append_points
+from .context import append_points, in_order
 from .matching import best_match, calling_namespace, executed_statements
 from .source import StepSource, examine_pipeline, step_name, step_paths
 
@@ -105,6 +108,7 @@ class Origin(NamedTuple):
     text: str  # in words
     time: float  # when they were made
     records: dict[str, dict[str, Any]]  # 'split.train' -> record
+    variants: Mapping[str, list[dict[str, Any]]] = MappingProxyType({})  # of a sweep: 'train.model' -> records
 
 
 def ago(seconds: float) -> str:
@@ -124,8 +128,19 @@ def latest_run(settings: Settings, pipeline: str) -> str | None:
         return ledger.latest_run(pipeline) or ledger.latest_run(pipeline, status=None)
 
 
+def _sweep_artifacts(ledger: Any, parent: str) -> dict[str, list[dict[str, Any]]]:
+    "What the variants of a sweep's steps gave, each once"
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for run in map(ledger.run, ledger.run(parent)["children"]):
+        for step in (step for step in run["steps"] if step["variant"]):
+            for name, record in step["artifacts"].items():
+                records = found.setdefault(f"{step['step']}.{name}", {})
+                records[json.dumps(step["variant"], sort_keys=True)] = {**record, "variant": step["variant"]}
+    return {name: sorted(each.values(), key=lambda one: in_order(one["variant"])) for name, each in found.items()}
+
+
 def run_origin(settings: Settings, run_id: str) -> Origin:
-    "The artifacts of a run"
+    "The artifacts of a run; of a sweep's child also what its parent made, and the other variants"
     from mlops_nb.core.ledger import Ledger
     from mlops_nb.core.ledger.database import unix_time
 
@@ -133,7 +148,9 @@ def run_origin(settings: Settings, run_id: str) -> Origin:
         run = ledger.run(run_id)
         moment = unix_time(run["ended"] or run["started"])
         ending = "" if run["status"] == "ok" else f" ({run['status']})"
-        return Origin(run_id, f"run {run_id}{ending}", moment, ledger.artifacts(run_id))
+        parent = run["parent"] or run_id
+        records = ledger.artifacts(parent) | ledger.artifacts(run_id)
+        return Origin(run_id, f"run {run_id}{ending}", moment, records, _sweep_artifacts(ledger, parent))
 
 # %% ../../nbs/20_notebook/14_hand.ipynb #0426a351
 @lru_cache(maxsize=4)
@@ -220,8 +237,12 @@ class HandContext:
         return fetch(record, self.workspace)
 
     def read_variants(self, step: str, artifact: str) -> list[tuple[dict[str, Any], Any]]:
-        "Parameters and value for each variant of a step; by hand there is one"
-        return [({}, self.read(step, artifact))]
+        "Parameters and value for each variant of a step: those of a sweep, or the one that there is"
+        record = self.record(step, artifact)
+        if record is None:
+            raise self.missing(step, artifact)
+        swept = self.origin.variants.get(f"{step}.{artifact}") if self.origin and "at" not in record else None
+        return [(one.get("variant") or {}, fetch(one, self.workspace)) for one in swept or [record]]
 
     def missing(self, step: str, artifact: str) -> UsageError:
         "The error of an artifact that cannot be read"
@@ -237,7 +258,8 @@ class HandContext:
 
     def give(self, name: str, value: Any) -> None:
         "Keep a value in scratch"
-        give(self.own / "manifest.json", self.step, name, value, self.workspace, at=time.time())
+        with using(self.workspace):
+            give(self.own / "manifest.json", self.step, name, value, self.workspace, at=time.time())
         if self.notebook is None and "anonymous" not in self.told:
             self.told["anonymous"] = name
             print(f"flow: it is not known which step this is, so no other notebook will find {name}", file=sys.stderr)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.settings import Settings
-from .record import EVERY_STEP, SHOWN
+from .record import EVERY_STEP, is_shown
 
 # %% ../../nbs/40_track/06_mirror.ipynb #95356122
 KEPT = ("WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_API_KEY")
@@ -77,7 +77,7 @@ class Mirror:
 
     def tell(self, run: dict[str, Any], step: dict[str, Any]) -> None:
         "Have the W&B run of a step written"
-        request = {"run": {name: run.get(name) for name in ("run", "pipeline", "parameters")}, "step": step}
+        request = {"run": {name: run.get(name) for name in ("run", "parent", "pipeline", "parameters")}, "step": step}
         self.waiting.append(json.dumps(request, default=str).encode() + b"\n")
         if self.process is not None or step["state"] != "cached":
             self._send()
@@ -177,9 +177,9 @@ def run_started(run: dict[str, Any], settings: Settings) -> None:
 
 def step_committed(run: dict[str, Any], step: dict[str, Any], settings: Settings) -> None:
     "Have the step written"
-    if settings.tracking.mode == "off" or step["state"] not in SHOWN:
+    if settings.tracking.mode == "off" or not is_shown(run, step):
         return
-    mirror = _mirrors.setdefault(run["run"], Mirror(settings))
+    mirror = _mirrors.setdefault(run.get("parent") or run["run"], Mirror(settings))
     if not mirror.broken:
         with _harmless(mirror):
             mirror.tell(run, step)

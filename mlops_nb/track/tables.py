@@ -215,16 +215,28 @@ def _when(run: Mapping[str, Any]) -> str:
     return str(run.get("started") or "")[:16].replace("T", " ")
 
 
+def _below_parents(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    "Runs in their order, but children behind the parent, and in the order of their numbers"
+    known, children = {run["run"] for run in runs}, {}
+    for run in runs:
+        if run.get("parent") in known:
+            children.setdefault(run["parent"], []).append(run)
+    heads = [run for run in runs if run.get("parent") not in known]
+    return [one for run in heads for one in (run, *sorted(children.get(run["run"], ()), key=lambda run: run["run"]))]
+
+
 def run_table(
     runs: Sequence[dict[str, Any]],  # newest first
     versions: Sequence[Mapping[str, Any]] = (),  # registered model versions
     total: int | None = None,  # how many runs there are, if more than these
 ) -> RunTable:
-    "Runs, newest first"
+    "Runs, newest first; the children of a sweep stand below their parent"
+    runs = _below_parents(runs)
     metric, names, pipelines = choose_metric(runs, versions), differing(runs), _pipelines(runs)
+    parents = {run["run"] for run in runs}
     rows = [
         {
-            "run": run["run"],
+            "run": f"└ {run['run']}" if run.get("parent") in parents else run["run"],
             "pipeline": run["pipeline"] if len(pipelines) > 1 else None,
             "state": state_text(run["status"]),
             "started (UTC)": _when(run),
@@ -271,18 +283,21 @@ def leaderboard_table(
     versions: Sequence[Mapping[str, Any]] = (),  # registered model versions
     metric: str | None = None,  # default: the one that models are judged by
     limit: int = LIMIT,  # rows
+    swept: Sequence[str] = (),  # parameters with a column of their own
 ) -> RunTable:
     "Runs, best first"
     name, pipelines = choose_metric(runs, versions, metric), _pipelines(runs)
     champions = {version["run"] for version in versions if "champion" in version.get("aliases", [])}
     ranked = sorted(_repeats(runs, champions), key=lambda pair: _rank(pair[0], name))
     shown = ranked[:limit]
-    names, base = differing([run for run, _ in shown]), _base([run for run, _ in ranked], champions, name)
+    names = [] if swept else differing([run for run, _ in shown])
+    base = _base([run for run, _ in ranked], champions, name)
     rows = [
         {
             "#": None if name and name not in run.get("metrics", {}) else place,
             "run": run["run"],
             "runs": f"×{count}" if count > 1 else None,
+            **{parameter: run.get("parameters", {}).get(parameter) for parameter in swept},
             "pipeline": run["pipeline"] if len(pipelines) > 1 else None,
             "state": state_text(run["status"]),
             **_score(run, name, base),

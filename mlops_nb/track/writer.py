@@ -23,7 +23,7 @@ from ..core.errors import MlopsError
 from ..core.locks import FileLock, process_start
 from ..core.settings import Settings, load_settings
 from .offline import figure_page, staging_folder, write_run
-from .record import COMPUTED, EVERY_STEP, SHOWN, base_folder, step_record
+from .record import COMPUTED, EVERY_STEP, base_folder, is_shown, step_record
 
 # %% ../../nbs/40_track/04_writer.ipynb #949e9b38
 def secret_values(
@@ -54,7 +54,9 @@ def pages(record: dict[str, Any], base: Path) -> dict[str, str]:
     if record["notebook"] and Path(record["notebook"]).is_file():
         from mlops_nb.track.report import report_html
 
-        about = f"run {record['group']}, step {record['name']}, {record['config']['mlops_nb']['state']}"
+        about = (
+            f"run {record['config']['mlops_nb']['run']}, step {record['name']}, {record['config']['mlops_nb']['state']}"
+        )
         found["notebook"] = report_html(Path(record["notebook"]), about)
     for item in record["outputs"]:
         file = base / item["path"]
@@ -121,10 +123,11 @@ def leftovers(ledger: Any, skip: set[str]) -> list[tuple[dict[str, Any], dict[st
     found = []
     for age, row in enumerate(ledger.runs(limit=LOOK_BACK)):
         if row["run"] not in skip and row["status"] != "running":
-            states = SHOWN if age < CACHED_BACK else COMPUTED
+            young = age < CACHED_BACK
             known = {mirror["step"] for mirror in ledger.mirrors(row["run"]) if mirror["state"] != "failed"}
             run = ledger.run(row["run"]) if EVERY_STEP not in known else {"steps": []}
-            found += [(run, step) for step in run["steps"] if step["step"] not in known and step["state"] in states]
+            missing = [step for step in run["steps"] if step["step"] not in known and is_shown(run, step)]
+            found += [(run, step) for step in missing if young or step["state"] in COMPUTED]
     return sorted(found, key=lambda pair: pair[1]["state"] == "cached")
 
 # %% ../../nbs/40_track/04_writer.ipynb #90a67d29

@@ -303,3 +303,31 @@ def test_a_folder_with_a_difficult_name_no_home_and_a_strict_umask(template_proj
     assert len(list((project / ".mlops").rglob("run-*.wandb"))) == 2
     files = [path for path in (project / ".mlops").rglob("*") if path.is_file() and not path.is_symlink()]
     assert [path for path in files if path.stat().st_mode & 0o077] == []
+
+
+def test_a_sweep_is_told_with_its_variants_and_compares_its_children(ran):
+    done = command("run", "demo", "--sweep", "train.model=forest,logistic", "-p", "train.seed=4", cwd=ran)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert any("✓ done" in line and " train[model=logistic] " in line for line in lines)
+    assert any("↺ cached" in line and " train[model=forest] " in line for line in lines)
+    [head] = [number for number, line in enumerate(lines) if line.startswith("Leaderboard")]
+    assert lines[head + 1].split()[1:3] == ["run", "train.model"]
+    assert {line.split()[2] for line in lines[head + 2 : head + 4]} == {"forest", "logistic"}
+    listed = json.loads(command("runs", "--json", cwd=ran).stdout)["runs"]
+    parents = {run["run"]: run["parent"] for run in listed}
+    [parent] = {value for value in parents.values() if value}
+    assert command("runs", cwd=ran).stdout.count(f"└ {parent}-") == 2
+    shown = command("show", parent, cwd=ran).stdout
+    assert f"child {parent}-1" in shown and f"child {parent}-2" in shown
+
+
+def test_a_sweep_with_a_failed_child_ends_with_1_and_one_document(ran):
+    done = command("run", "demo", "--sweep", "train.fail=true,false", "--json", "--events", "stderr", cwd=ran)
+    document = json.loads(done.stdout)
+    assert done.returncode == 1 and document["status"] == "failed" and len(document["children"]) == 2
+    states = {(step["step"], *(step["variant"] or {}).values()): step["state"] for step in document["steps"]}
+    assert states[("train", True)] == "failed" and states[("train", False)] in ("done", "cached")
+    events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert {"train.fail": True} in [event.get("variant") for event in events if event["event"] == "cell"]
+    assert "✗ train[fail=true]: ValueError" in done.stderr

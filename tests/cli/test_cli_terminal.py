@@ -10,6 +10,7 @@ import termios
 
 import pytest
 
+from mlops_nb.commands.execute import Lines
 from mlops_nb.commands.grammar import Command, Option, parse
 from mlops_nb.commands.terminal import Terminal, plain_table, width_of
 from mlops_nb.core.errors import UsageError
@@ -90,3 +91,48 @@ def test_each_mistake_in_options_has_its_sentence(words, message):
     with pytest.raises(UsageError) as raised:
         parse(Command("demo", "", "", "", options=options), words)
     assert message in raised.value.message and raised.value.hint
+
+
+def replay(text: str) -> list[str]:
+    """What stands on the screen after a text with carriage returns, erased lines and steps upwards."""
+    lines, row, column = [""], 0, 0
+    for part in re.findall(r"\x1b\[[0-9;]*[a-zA-Z]|\r|\n|[^\x1b\r\n]+", text):
+        if part == "\x1b[2K":
+            lines[row] = ""
+        elif part == "\x1b[1A":
+            row -= 1
+        elif part == "\n":
+            row += 1
+            lines += [""] * (row == len(lines))
+        elif part == "\r":
+            column = 0
+        elif not part.startswith("\x1b"):
+            lines[row] = lines[row][:column] + part
+            column = len(lines[row])
+    return [line.rstrip() for line in lines]
+
+
+def test_each_step_in_progress_has_a_line_that_changes_where_it_stands(screen):
+    terminal, shown = screen
+    lines = Lines(terminal)
+    lines.width = 15
+    for model in ("forest", "linear"):
+        lines.step_started("train", 1, 2, ["never run"], variant={"train.model": model})
+    lines.progress("train", 3, 9, "Fit", variant={"train.model": "forest"})
+    lines.tick()
+    first, second = replay(text := shown())
+    assert first.startswith("▶ running  train[model=forest]") and first.endswith("cell 3 of 9 · Fit")
+    assert second.startswith("▶ running  train[model=linear]") and second.endswith("never run")
+    ended = {"step": "train", "variant": {"train.model": "forest"}, "state": "done", "seconds": 1.0, "reasons": ["new"]}
+    lines.step_finished(ended)
+    done, running = replay(text + shown())
+    assert done.startswith("✓ done     train[model=forest]") and running == second
+
+
+def test_more_steps_than_the_screen_has_lines(screen):
+    terminal, shown = screen
+    terminal.passing(*(f"step {number}" for number in range(40)))
+    lines = replay(shown())
+    assert len(lines) == 23 and lines[-1] == "… and 18 more"
+    terminal.clear()
+    assert terminal.size() == (60, 24)

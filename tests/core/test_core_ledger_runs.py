@@ -172,6 +172,7 @@ def test_steps_tell_what_became_of_them(ledger):
         "error": None,
         "key": "k",
         "attempt": None,
+        "attempts": 0,
         "findings": [],
     }
     assert train["error"]["message"] == "no"

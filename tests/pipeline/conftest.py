@@ -3,12 +3,13 @@
 import pytest
 
 from mlops_nb.core.registry import Hooks
-from mlops_nb.pipeline import run
+from mlops_nb.pipeline import run, work
 
 
 @pytest.fixture(autouse=True)
 def listeners(monkeypatch):
     """A fresh set of hooks, with nobody listening."""
     fresh = Hooks()
-    monkeypatch.setattr(run, "hooks", fresh)
+    for module in (run, work):
+        monkeypatch.setattr(module, "hooks", fresh)
     return fresh

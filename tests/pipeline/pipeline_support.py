@@ -12,8 +12,9 @@ from typing import Any
 
 from mlops_nb.core.ledger import Ledger
 from mlops_nb.core.settings import Settings, load_settings
+from mlops_nb.pipeline.documents import new_run_id
 from mlops_nb.pipeline.plan import Plan, make_plan
-from mlops_nb.pipeline.run import RunResult, new_run_id, run_pipeline
+from mlops_nb.pipeline.run import RunResult, run_pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOW = "from mlops_nb import flow"

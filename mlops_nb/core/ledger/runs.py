@@ -203,13 +203,13 @@ class RunReader(Records):
 
     def find_run(
         self,
-        text: str,  # a run id, or the start of one
+        text: str,  # a run id, or the start of one; a start that a sweep shares with its children means the sweep
     ) -> str:
         "The full id of the one run that is meant"
         rows = self.database.rows(
-            "SELECT id FROM runs WHERE substr(id, 1, length(:text)) = :text ORDER BY started DESC", text=text
+            "SELECT id, parent FROM runs WHERE substr(id, 1, length(:text)) = :text ORDER BY started DESC", text=text
         )
-        ids = [row["id"] for row in rows]
+        ids = [row["id"] for row in rows if not (row["parent"] or "\n").startswith(text)]
         if text in ids or len(ids) == 1:
             return text if text in ids else ids[0]
         if ids:
@@ -267,6 +267,12 @@ def artifact_document(row: dict[str, Any]) -> dict[str, Any]:
     return {"type": row["type"], "sha256": row["sha256"], "size": row["size"], "meta": from_text(row["meta"])}
 
 
+def _attempts(folder: str | None) -> int:
+    "How often a step was tried, by the folder of its last attempt: `attempts/RUN/train.2`; 0 for one that was not"
+    tail = (folder or "").rpartition("/")[2].partition(".")[2]
+    return int(tail) if tail.isdigit() else int(bool(folder))
+
+
 def _step(
     row: dict[str, Any], artifacts: list[dict[str, Any]], metrics: list[dict[str, Any]], status: str
 ) -> dict[str, Any]:
@@ -285,4 +291,5 @@ def _step(
         "error": GONE if lost else from_text(row["error"]),
         "key": row["key"],
         "attempt": row["attempt"],
+        "attempts": _attempts(row["attempt"]),
     }

@@ -33,7 +33,7 @@ def can_fork() -> bool:
         return False
     return True
 
-# %% ../../../nbs/20_notebook/35_fork_client.ipynb #b805aa44
+# %% ../../../nbs/20_notebook/35_fork_client.ipynb #2d25cc54
 BOOT = "import sys; sys.path[0] = {!r}; from mlops_nb.notebook.fork.template import main; sys.path.pop(0); main()"
 SEEDS = 2**32
 
@@ -76,6 +76,17 @@ class Templates:
         request = {"op": "modules", "environment": dict(environment), "modules": list(modules)}
         with suppress(OSError):  # gone, which whoever asks for a kernel will learn
             self.control.send(json.dumps(request).encode())
+
+    def known(self) -> list[list[Any]]:
+        "Environments and the modules that were imported for them; only the owner may ask"
+        self.control.settimeout(2)
+        try:
+            self.control.send(json.dumps({"op": "known"}).encode())
+            return json.loads(self.control.recv(1 << 20) or b"[]")
+        except OSError:  # gone, or busy with something else
+            return []
+        finally:
+            self.control.settimeout(None)
 
     def alive(self) -> bool:
         "Whether the template still runs"

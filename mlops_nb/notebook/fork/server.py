@@ -33,7 +33,7 @@ def code_state() -> list[list[Any]]:
     folders = [Path(path) for path in sys.path if Path(path).name in INSTALLED and Path(path).is_dir()]
     return [[str(path), path.stat().st_mtime_ns] for path in (*folders, *files)]
 
-# %% ../../../nbs/20_notebook/40_fork_server.ipynb #fdf6dedb
+# %% ../../../nbs/20_notebook/40_fork_server.ipynb #c8e314fd
 WORKER, FACTS, STOP = b"W", b"F", b"S"
 TAKEN, RETIRED = b"T", b"R"
 REST = 30.0  # seconds without work after which fresh templates are started
@@ -212,9 +212,12 @@ class Server:
         self.worked = time.monotonic()
 
     def renew(self) -> None:
-        "Start templates with another hash seed"
+        "Start templates with another hash seed, and what the old ones had imported"
+        known = self.templates.known()
         self.templates.close()
         self.templates, self.used = self.start_templates(), False
+        for environment, modules in known:
+            self.templates.prepare(environment, modules)
 
     def retire(self) -> None:
         "Take no more requests, and end with the last worker"

@@ -160,7 +160,7 @@ def _thread_controller() -> Any:
         return None
     return ThreadpoolController()
 
-# %% ../../../nbs/20_notebook/34_fork_template.ipynb #502431e7
+# %% ../../../nbs/20_notebook/34_fork_template.ipynb #ac890977
 class Child(NamedTuple):
     "A kernel that was forked here"
 
@@ -174,6 +174,7 @@ class Prepared(NamedTuple):
     pid: int
     control: socket.socket
     modules: set[str]
+    environment: dict[str, str]
 
 
 class Template:
@@ -216,6 +217,9 @@ class Template:
             self.kernel_wanted(job, data, Descriptors(*descriptors))
         elif job["op"] == "modules":
             self.modules_wanted(job)
+        elif job["op"] == "known":
+            known = [[one.environment, sorted(one.modules)] for one in self.prepared.values()]
+            self.control.send(json.dumps(known).encode())
         else:
             self.import_here(job["modules"])
 
@@ -306,7 +310,7 @@ class Template:
                 os._exit(1)
         theirs.close()
         self.poll.register(ours, select.POLLIN)
-        return Prepared(pid, ours, set())
+        return Prepared(pid, ours, set(), relevant(environment))
 
     def import_here(self, modules: list[str]) -> None:
         "Import packages; if one turns out to be a hazard, tell, and take no more requests"
