@@ -2,14 +2,15 @@
 
     python benchmarks/engine.py [--rounds 5] [--papermill PYTHON] [--many 64] [--only warm,shell,many] [--json FILE]
 
-Five notebooks: A three small cells; B a fit with cross-validation and a plot; C forty small cells with prints and
-tables; D 20,000 printed lines and 30 plots; E imports a package that no template has seen. All figures are medians of
-rounds in which the contestants take turns, and ratios are taken in one run, because the machine is never quiet.
+Five notebooks: A three small cells; B a fit with cross-validation and a plot; C forty small cells with prints, every
+second one with a table; D 20,000 printed lines and 30 plots; E imports a package that no template has seen. Ratios are
+taken round by round, in which the contestants take turns, and their median is the figure: no machine is ever quiet.
 
 - `warm`: in one process that has executed each notebook once, papermill's engine against ours, and ours against the
   same cells as a script in a fork of a process that has imported their packages.
 - `shell`: whole commands, cold (no server) and with the server; papermill by its own command, of the environment whose
-  interpreter --papermill names (default: this one). CPU seconds are those of the whole tree.
+  interpreter --papermill names (default: this one). CPU seconds are those of the whole tree, but for the server, which
+  goes on; how long its start takes is printed.
 - `many`: B with 64 values of its parameter on all cores: papermill in as many processes as there are cores, ours by
   as many threads, and forked scripts as the limit; once with one thread per library, once with the defaults.
 
@@ -26,11 +27,12 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import nbformat
-from pipeline import adopt_orphans, reap
+from pipeline import adopt_orphans
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMITS = {  # name -> (at least or at most, value)
@@ -57,7 +59,7 @@ NOTEBOOKS = {
     "C": [
         "import pandas as pd",
         PARAMETERS,
-        *(f"print('cell', {n})\npd.DataFrame({{'n': range({n})}}).head(3)" for n in range(38)),
+        *(f"print('cell', {n})" + f"\npd.DataFrame({{'n': range({n})}}).head(3)" * (n % 2) for n in range(38)),
     ],
     "D": [
         "import matplotlib.pyplot as plt",
@@ -65,8 +67,16 @@ NOTEBOOKS = {
         "for n in range(20_000):\n    print('line', n)",
         *(f"plt.plot([{n}, 2, 1])\nplt.show()" for n in range(30)),
     ],
-    "E": ["import sympy", PARAMETERS, "print(sympy.integrate(sympy.Symbol('x') ** 2))"],
+    "E": ["import sqlalchemy", PARAMETERS, "print(sqlalchemy.select(sqlalchemy.literal(C)))"],
 }
+SHOW = """import io
+import matplotlib
+matplotlib.use("agg")
+import matplotlib.pyplot
+def show():
+    matplotlib.pyplot.gcf().savefig(io.BytesIO(), bbox_inches="tight")
+    matplotlib.pyplot.close()
+matplotlib.pyplot.show = show"""  # a script's figures become PNG images, drawn as those of a notebook
 ENGINES = {"ours": "mlops_nb", "papermill": None}
 
 
@@ -89,10 +99,8 @@ def forked_script(name: str, value: float = 1.0) -> int:
     if pid == 0:
         with open(os.devnull, "w") as nothing:
             os.dup2(nothing.fileno(), 1)
-            import matplotlib
-
-            matplotlib.use("agg")
             names = {"__name__": "__main__"}
+            exec(SHOW, names)
             for source in NOTEBOOKS[name]:
                 exec(compile(f"C = {value}" if source == PARAMETERS else source, name, "exec"), names)
             os._exit(0)
@@ -106,8 +114,8 @@ def timed(work) -> float:
     return time.perf_counter() - start
 
 
-def warm(notebooks: dict[str, Path], rounds: int, folder: Path) -> dict[str, dict[str, float]]:
-    """Seconds in one warm process, by notebook and contestant."""
+def warm(notebooks: dict[str, Path], rounds: int, folder: Path) -> dict[str, dict[str, list[float]]]:
+    """Seconds of each round in one warm process, by notebook and contestant."""
     from mlops_nb.notebook.engine import import_papermill
 
     papermill = import_papermill()
@@ -128,8 +136,16 @@ def warm(notebooks: dict[str, Path], rounds: int, folder: Path) -> dict[str, dic
         for _ in range(rounds):
             for who, work in contestants.items():
                 taken[who].append(timed(partial(work, name)))
-        found[name] = {who: statistics.median(values) for who, values in taken.items()}
+        found[name] = taken
     return found
+
+
+def reap_ended() -> None:
+    """Have the system count what orphans have used that have ended; a server goes on."""
+    time.sleep(0.1)
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            continue
 
 
 def command(words: list[str], folder: Path, environment: dict[str, str]) -> tuple[float, float]:
@@ -139,21 +155,20 @@ def command(words: list[str], folder: Path, environment: dict[str, str]) -> tupl
     wall = time.perf_counter() - start
     if done.returncode:
         sys.exit(f"{' '.join(words)}\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
-    if environment.get("MLOPS_NB_PIPELINE_SERVER") == "off":
-        reap()
+    reap_ended()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def shell(rounds: int, folder: Path, papermill: str) -> dict[str, dict[str, tuple[float, float]]]:
-    """Wall and CPU seconds of whole commands, by notebook and contestant."""
+def shell(rounds: int, folder: Path, papermill: str) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Wall and CPU seconds of whole commands in each round, by notebook and contestant."""
     (folder / "settings.ini").write_text("[package]\nname = bench\n[workspace]\n")
     ours = [sys.executable, "-m", "mlops_nb", "papermill", "--no-progress-bar"]
     theirs = [papermill, "-m", "papermill", "--no-progress-bar"]
     off, on = ({**os.environ, "MLOPS_NB_PIPELINE_SERVER": state} for state in ("off", "on"))
     scripts = {name: folder / f"{name}.py" for name in NOTEBOOKS}
     for name, path in scripts.items():
-        path.write_text("import matplotlib\nmatplotlib.use('agg')\n" + "\n".join(NOTEBOOKS[name]))
+        path.write_text("\n".join([*(SHOW.splitlines() if "plt" in str(NOTEBOOKS[name]) else []), *NOTEBOOKS[name]]))
     found = {}
     for name in NOTEBOOKS:
         tail = [f"{name}.ipynb", f"{name}.out.ipynb"]
@@ -163,14 +178,14 @@ def shell(rounds: int, folder: Path, papermill: str) -> dict[str, dict[str, tupl
             "server": lambda tail=tail: command([*ours, *tail], folder, on),
             "script": lambda name=name: command([sys.executable, str(scripts[name])], folder, off),
         }
-        for _ in range(2):
-            contestants["server"]()
+        for time_of_it in ("first", "second"):
+            print(f"{time_of_it} command with a server, {name}: {contestants['server']()[0]:.2f} s")
             time.sleep(3)
         taken = {who: [] for who in contestants}
         for _ in range(rounds):
             for who, work in contestants.items():
                 taken[who].append(work())
-        found[name] = {who: tuple(map(statistics.median, zip(*runs, strict=True))) for who, runs in taken.items()}
+        found[name] = taken
     subprocess.run([sys.executable, "-m", "mlops_nb", "server", "stop"], cwd=folder, env=on, check=False)
     return found
 
@@ -240,16 +255,24 @@ def many(count: int, folder: Path, papermill: str, notebook: Path, threads: str 
     return found
 
 
+def times(more: list[float], less: list[float]) -> float:
+    """How many times as long, as a median over the rounds."""
+    return statistics.median(a / b for a, b in zip(more, less, strict=True))
+
+
 def ratios(found: dict) -> dict[str, float]:
     """The figures that LIMITS speak of, as far as they were measured."""
     made = {}
     for name, taken in found.get("warm", {}).items():
-        made[f"warm {name}"] = taken["papermill"] / taken["ours"]
-        made[f"script {name}"] = taken["ours"] / taken["script"]
+        made[f"warm {name}"] = times(taken["papermill"], taken["ours"])
+        made[f"script {name}"] = times(taken["ours"], taken["script"])
     for name, taken in found.get("shell", {}).items():
+        wall = {who: [one[0] for one in runs] for who, runs in taken.items()}
+        cpu = {who: [one[1] for one in runs] for who, runs in taken.items()}
         for who in ("cold", "server"):
-            made[f"{who} {name}"] = taken["papermill"][0] / taken[who][0]
-        made[f"cold script {name}"] = taken["cold"][0] / taken["script"][0]
+            made[f"{who} {name}"] = times(wall["papermill"], wall[who])
+        made[f"cold script {name}"] = times(wall["cold"], wall["script"])
+        made[f"CPU, cold {name}"] = times(cpu["papermill"], cpu["cold"])
     if "many" in found:
         alone, default = found["many"]["1"], found["many"]["default"]
         made["many, one thread"] = alone["papermill"] / alone["ours"]
@@ -288,7 +311,13 @@ def main() -> int:
         good = not sign or (value >= limit if sign == ">=" else value <= limit)
         missed += not good
         print(f"{name:22} {value:7.2f}   {f'{sign} {limit}' if sign else '':8} {'' if good else 'missed'}")
-    print(json.dumps(found, indent=1))
+    for kind in ("warm", "shell"):
+        for name, taken in found.get(kind, {}).items():
+            walls = {who: [one if kind == "warm" else one[0] for one in runs] for who, runs in taken.items()}
+            print(kind, name, {who: f"{statistics.median(wall):.3f} s" for who, wall in walls.items()})
+    print(
+        "many", {name: {who: f"{s:.2f} s" for who, s in taken.items()} for name, taken in found.get("many", {}).items()}
+    )
     if asked.json:
         Path(asked.json).write_text(json.dumps({"ratios": ratios(found), "seconds": found}, indent=1))
     return int(bool(missed))

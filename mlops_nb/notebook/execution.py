@@ -38,13 +38,15 @@ class Execution:
     engine: str = "fork"  # or 'kernel'
     templates: Any = None  # where kernels are forked from; None: this process has its own
     manager: StepManager | None = None  # set when the execution begins
+    measured: bool = True  # whether memory and CPU seconds are wanted
     facts: dict[str, Any] = field(default_factory=dict)  # what was measured and may be needed to repeat it
 
 
 def plain_execution(output_path: str | None) -> Execution:
     "What plain papermill asks for"
     local = output_path is not None and output_path != "-" and "://" not in output_path
-    return Execution(Saver(output_path if local else None, Redactor(environment_secrets())), cwd=os.getcwd())
+    saver = Saver(output_path if local else None, Redactor(environment_secrets()))
+    return Execution(saver, cwd=os.getcwd(), measured=False)
 
 # %% ../../nbs/20_notebook/37_execution.ipynb #a407aa96
 ENGINES = ("fork", "kernel")
@@ -76,11 +78,13 @@ def run_notebook(
     with private_folder() as folder:
         arguments = _arguments(asked, folder, log_output=log_output, **options)
         manager.notebook_start()
+        left_to_papermill = False
         try:
             _run(asked, manager, folder, kernel, arguments)
+            left_to_papermill = execution is None
         finally:
             manager.cleanup_pbar()
-            manager.notebook_complete()
+            manager.notebook_complete(save=not left_to_papermill)
             if execution is None and asked.saver.redactor:
                 nb.update(from_dict(asked.saver.redactor.json(nb)))
     return nb
@@ -92,7 +96,7 @@ def _run(asked: Execution, manager: StepManager, folder: str, kernel: str | None
         return
     from mlops_nb.notebook.fork.execution import run_forked
 
-    client: StepClient = run_forked(manager, asked.templates, **arguments)
+    client: StepClient = run_forked(manager, asked.templates, measured=asked.measured, **arguments)
     asked.facts |= {"peak": client.end["peak"], "cpu": client.end["cpu"], "hash_seed": client.templates.seed}
 
 

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from ..core.locks import ProcessIdentity
@@ -20,10 +21,11 @@ PREFIX = "mlops-nb-"
 OWNER = "owner.json"
 
 
+@cache
 def remove_abandoned(
     parent: str | Path,  # where temporary folders lie
 ) -> None:
-    "Remove the folders of runners that are gone"
+    "Remove the folders of runners that are gone; once in a process and its forks"
     for file in Path(parent).glob(f"{PREFIX}*/{OWNER}"):
         try:
             owner = ProcessIdentity(*json.loads(file.read_bytes()))

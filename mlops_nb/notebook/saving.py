@@ -50,6 +50,8 @@ Progress = Callable[[int, int, str], None]
 class StepManager(NotebookExecutionManager):
     "papermill's record of an execution, saved by a `Saver`"
 
+    overlapped = False  # are saves left to the client, for the time in which the kernel works?
+
     def __init__(
         self,
         nb: NotebookNode,
@@ -64,7 +66,8 @@ class StepManager(NotebookExecutionManager):
         self.numbers = _numbers(nb)
 
     def save(self, **kwargs: Any) -> None:
-        self.saver.save(self.nb)
+        if not self.overlapped:
+            self.saver.save(self.nb)
 
     def autosave_cell(self, **kwargs: Any) -> None:
         self.saver.save(self.nb)
@@ -75,9 +78,10 @@ class StepManager(NotebookExecutionManager):
             number, heading = self.numbers[cell_index]
             self.on_progress(number, self.numbers[-1][0], heading)
 
-    def notebook_complete(self, **kwargs: Any) -> None:
+    def notebook_complete(self, save: bool = True, **kwargs: Any) -> None:
         super().notebook_complete(**kwargs)
-        self.saver.save(self.nb, force=True)
+        if save:
+            self.saver.save(self.nb, force=True)
 
 
 def _numbers(nb: NotebookNode) -> list[tuple[int, str]]:

@@ -55,11 +55,11 @@ def run(tmp_path, engine):
     return execute
 
 
-def no_kernels(seconds=10):
-    """Whether all kernels below this process are gone, soon: each leads a session, as no template and a server does."""
+def left_kernels(seconds=10):
+    """Commands of kernels below this process that do not end soon; each leads a session, as no template does."""
     below = [child for child in psutil.Process().children(recursive=True) if leads_a_session(child)]
     kernels = [child for child in below if "fork.server" not in " ".join(child.cmdline())]
-    return not psutil.wait_procs(kernels, timeout=seconds)[1]
+    return [child.cmdline() for child in psutil.wait_procs(kernels, timeout=seconds)[1]]
 
 
 def leads_a_session(process):
@@ -144,7 +144,7 @@ def test_every_end_is_told_with_cell_section_and_line(run, source):
     assert failed["metadata"]["papermill"]["status"] == "failed"
     assert executed["cells"][0]["metadata"]["tags"] == ["papermill-error-cell-tag"]
     assert "after" not in text_of(executed)
-    assert no_kernels()
+    assert left_kernels() == []
 
 
 @pytest.mark.parametrize("source", ["import sys\nsys.exit()", "raise SystemExit(0)", "raise ValueError"])
@@ -170,7 +170,7 @@ def test_a_step_may_take_only_so_long(run):
     assert result["error"]["message"] == "The step took longer than 1 seconds."
     assert "timeout under [pipeline]" in result["error"]["hint"]
     assert result["seconds"] < 30
-    assert no_kernels()
+    assert left_kernels() == []
 
 
 def test_a_secret_that_leads_nowhere_stops_before_the_kernel(run):
@@ -191,7 +191,7 @@ def test_a_full_disk_stops_the_step_and_its_kernel(run, monkeypatch):
     with pytest.raises(StorageError, match="disk is full"):
         run("x = 1", "import time; time.sleep(60)")
     assert calls
-    assert no_kernels()
+    assert left_kernels() == []
 
 
 LONG = """

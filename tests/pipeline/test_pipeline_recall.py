@@ -104,7 +104,9 @@ def test_a_module_on_the_python_path_comes_and_goes(project, walks, tmp_path, mo
 
 
 def test_a_file_that_was_just_written_is_not_trusted(project, walks, monkeypatch, clock):
-    monkeypatch.setattr("mlops_nb.pipeline.statcache.time.time_ns", clock)
+    os.utime(project.folder / "churn/features.py")
+    moment = clock()
+    monkeypatch.setattr("mlops_nb.pipeline.statcache.time.time_ns", lambda: moment)
     for _ in range(3):
         parts(project)
     assert len(walks) == 3

@@ -35,7 +35,9 @@ def _without_debugger() -> None:
 
 _without_debugger()
 
+import tornado.platform.asyncio  # noqa: F401  what `IOLoop.current` imports when it is first asked, in each kernel
 from ipykernel.kernelapp import IPKernelApp
+from tornado.ioloop import IOLoop
 
 from ..kernel import StepKernel
 
@@ -169,8 +171,6 @@ async def _requests(kernel: Any, connection: Any) -> None:
 
 def serve(kernel: Any, channel: Channel) -> None:
     "Run the cells of one notebook"
-    from tornado.ioloop import IOLoop
-
     attach(kernel, channel)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)

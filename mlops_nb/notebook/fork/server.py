@@ -244,13 +244,19 @@ def _place(door: socket.socket) -> tuple[str, int]:
 
 # %% ../../../nbs/20_notebook/40_fork_server.ipynb #6fda2e38
 def warm() -> None:
-    "Import what workers need"
+    "Import what workers need, and have nbformat compile the schema that it checks notebooks with"
     from mlops_nb.notebook.engine import import_papermill
 
     import_papermill()
+    import papermill.cli  # noqa: F401
+    from nbformat.validator import get_validator
+
     import mlops_nb.notebook.execution
     import mlops_nb.notebook.fork.execution
     import mlops_nb.notebook.fork.worker  # noqa: F401
+
+    for minor in (4, 5):
+        get_validator(4, minor)
 
 
 def main() -> None:

@@ -105,10 +105,17 @@ class KernelStream(io.TextIOBase):
         "Take text"
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        if os.getpid() == self._buffer.owner:
-            self._buffer.write(self._stream, text)
-        else:
+        buffer = self._buffer
+        if os.getpid() != buffer.owner:
             os.write(self._descriptor, text.encode("utf-8", "replace"))
+            return len(text)
+        with buffer.lock:  # `print` comes here four times a line, and mostly there is nothing to be sent
+            if buffer.name == self._stream and buffer.size < MUCH and buffer.wake.is_set():
+                buffer.pieces.append(text)
+                buffer.size += len(text)
+                buffer.added += 1
+            else:
+                buffer.write(self._stream, text)
         return len(text)
 
     def flush(self) -> None:

@@ -19,6 +19,7 @@ import sys
 import traceback
 import warnings
 from contextlib import suppress
+from functools import cache
 from typing import Any, NamedTuple
 
 from .imports import INSTALLED, import_early
@@ -72,12 +73,17 @@ def _own_path() -> None:
 DEFAULT_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP)
 
 
-def _die_with(parent: int) -> None:
+@cache
+def _libc() -> Any:
     import ctypes
 
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _die_with(parent: int) -> None:
     from mlops_nb.notebook.kernel import PR_SET_PDEATHSIG
 
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    _libc().prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
@@ -97,8 +103,10 @@ def _own_descriptors(out: int, err: int) -> None:
 
 
 def _own_environment(job: dict[str, Any]) -> None:
-    os.environ.clear()
-    os.environ.update({"MPLBACKEND": INLINE} | job["environment"])
+    wanted = {"MPLBACKEND": INLINE} | job["environment"]
+    for name in os.environ.keys() - wanted.keys():
+        del os.environ[name]
+    os.environ.update({name: value for name, value in wanted.items() if os.environ.get(name) != value})
     os.chdir(job["cwd"])
     if flow := sys.modules.get("mlops_nb.notebook.flow"):
         flow.TOLD = os.environ.get(flow.VARIABLE, "")  # type: ignore[attr-defined]
@@ -390,6 +398,7 @@ def main() -> None:
     os.chdir("/")
     from mlops_nb.notebook.fork.kernel import build_kernel, practise
 
+    _libc()
     kernel = build_kernel()
     practise(kernel)
     gc.collect()
