@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['LOOK', 'BOOT', 'LONGEST', 'GRACE', 'KernelNotStarted', 'StepClient', 'MemoryWatch', 'memory_of', 'CurrentInterpreter',
-           'OrdinaryClient']
+           'kernel_manager', 'start_kernel', 'OrdinaryClient']
 
 # %% ../../nbs/20_notebook/10_client.ipynb #dba4247e
+import json
 import math
 import os
 import signal
@@ -14,19 +15,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import run_sync
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode, from_dict
 from papermill.clientwrap import PapermillNotebookClient
 
 from ..core.errors import ARROW
 from .ends import crashed_line, death, memory_death, out_of_memory_kills
+from .folder import private_folder
+from .fork.executor import interpreter_key
 from .saving import Overflow, StepManager
+from .spares import Spare, spares
 
 # %% ../../nbs/20_notebook/10_client.ipynb #fbd49a08
 class KernelNotStarted(RuntimeError):
@@ -189,8 +195,8 @@ class CurrentInterpreter(KernelSpecManager):
 LONGEST = 80  # characters that the folder of a socket may have, so that its path fits into 104
 
 
-def _kernel_manager(
-    folder: str,
+def kernel_manager(
+    folder: str,  # private, for its sockets
     name: str | None,  # of a kernel for another language; None: this interpreter
 ) -> AsyncKernelManager:
     transport = "tcp" if sys.platform == "win32" or len(folder) > LONGEST else "ipc"
@@ -203,30 +209,57 @@ def _kernel_manager(
 GRACE = 0.5  # seconds between the end of a kernel and its exit status
 
 
+def start_kernel(
+    kernel: str | None,  # name of a kernel for another language
+    cwd: str,
+    environment: Mapping[str, str],
+) -> Spare:
+    "Start a kernel; returns before it is up"
+    closing = ExitStack()
+    folder = closing.enter_context(private_folder())
+    manager = kernel_manager(folder, kernel)
+    with open(Path(folder, "log.txt"), "ab") as log:
+        variables = {**environment, "IPYTHONDIR": folder}
+        run_sync(manager.start_kernel)(cwd=cwd, env=variables, stdout=log, stderr=log)
+
+    provisioner: Any = manager.provisioner
+    process, group = provisioner.process, provisioner.pgid
+
+    def kill() -> None:
+        _kill_group(group)
+        process.wait()
+
+    return Spare(manager, folder, lambda: process.poll() is None, kill, closing.close)
+
+
 class OrdinaryClient(StepClient):
     "A client with a kernel that is started for it"
 
     def __init__(
         self,
         nb_man: StepManager,
-        folder: str,  # private, for sockets and IPython's files
         kernel: str | None = None,  # name of a kernel for another language
         **options: Any,
     ):
-        super().__init__(nb_man, km=_kernel_manager(folder, kernel), iopub_timeout=60, **options)
-        self.environment["IPYTHONDIR"] = folder
+        super().__init__(nb_man, iopub_timeout=60, **options)
+        self.kernel = kernel
+        facts = [self.cwd, sorted(self.environment.items())] if kernel else interpreter_key(self.environment)
+        self.kind = json.dumps([kernel, facts])
 
     @contextmanager
     def running_kernel(self) -> Iterator[dict[str, Any]]:
         "A kernel that is gone afterwards, with everything that it started"
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
-        group = None
+        start = partial(start_kernel, self.kernel, self.cwd, self.environment)
+        ready = spares.take(self.kind)
+        spare = ready or start()
+        self.km, said = spare.manager, Path(spare.folder, "log.txt")
         try:
-            with open(self.log_file, "ab") as log:
-                self.start_new_kernel(cwd=self.cwd, env=self.environment, stdout=log, stderr=log)
-            group = self.km.provisioner.pgid  # type: ignore[union-attr]
-            self.memory.start(self.km.provisioner.pid)  # type: ignore[union-attr]
-            self.connect()
+            self.memory.start(spare.manager.provisioner.pid)
+            self.connect(said)
+            spares.ahead(self.kind, start)
+            if not self.kernel:
+                self.begin(spare.folder)
             reply = self.wait_for_reply(self.kc.kernel_info())  # type: ignore[union-attr]
             yield reply["content"]["language_info"]  # type: ignore[index]
         except BaseException:
@@ -236,14 +269,23 @@ class OrdinaryClient(StepClient):
             self.memory.stop()
             if self.km:
                 self._cleanup_kernel()
-            _kill_group(group)
+            if content := said.read_bytes():
+                with open(self.log_file, "ab") as log:
+                    log.write(content)
+            spare.end()
 
-    def connect(self) -> None:
+    def begin(self, folder: str) -> None:
+        "Have the kernel take over what belongs to this notebook; it leaves no trace among the notebook's names and cells"
+        given = ({**self.environment, "IPYTHONDIR": folder}, self.cwd, str(self.log_file.resolve()))
+        code = f"__import__('mlops_nb.notebook.kernel').notebook.kernel.become{given!r}"
+        self.wait_for_reply(self.kc.execute(code, silent=True, store_history=False))  # type: ignore[union-attr]
+
+    def connect(self, log: Path) -> None:
         "Wait for the kernel; when it does not come up, tell what it said"
         try:
             self.start_new_kernel_client()
         except RuntimeError as error:
-            said = self.log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             words = f" It said: {said[-1]}" if said else ""
             hint = "Check that ipykernel works in this environment: mlops-nb doctor."
             raise KernelNotStarted(f"The kernel did not start: {error}.{words}{ARROW}{hint}") from error

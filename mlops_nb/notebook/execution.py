@@ -80,7 +80,7 @@ def run_notebook(
         manager.notebook_start()
         left_to_papermill = False
         try:
-            _run(asked, manager, folder, kernel, arguments)
+            _run(asked, manager, kernel, arguments)
             left_to_papermill = execution is None
         finally:
             manager.cleanup_pbar()
@@ -90,9 +90,9 @@ def run_notebook(
     return nb
 
 
-def _run(asked: Execution, manager: StepManager, folder: str, kernel: str | None, arguments: dict[str, Any]) -> None:
+def _run(asked: Execution, manager: StepManager, kernel: str | None, arguments: dict[str, Any]) -> None:
     if chosen_engine(asked.engine, "other" if kernel else "python") == "kernel":
-        OrdinaryClient(manager, folder, kernel, **arguments).execute()
+        OrdinaryClient(manager, kernel, **arguments).execute()
         return
     from mlops_nb.notebook.fork.execution import run_forked
 

@@ -18,6 +18,7 @@ from mlops_nb.notebook import client, saving
 from mlops_nb.notebook.engine import execute_step
 from mlops_nb.notebook.fork import client as fork_client
 from mlops_nb.notebook.fork.execution import own_templates
+from mlops_nb.notebook.spares import spares
 
 RUNNER = """
 import sys
@@ -57,6 +58,7 @@ def run(tmp_path, engine):
 
 def left_kernels(seconds=10):
     """Commands of kernels below this process that do not end soon; each leads a session, as no template does."""
+    spares.close()
     below = [child for child in psutil.Process().children(recursive=True) if leads_a_session(child)]
     kernels = [child for child in below if "fork.server" not in " ".join(child.cmdline())]
     return [child.cmdline() for child in psutil.wait_procs(kernels, timeout=seconds)[1]]
@@ -309,6 +311,7 @@ def test_saving_takes_a_small_share_of_the_time(monkeypatch):
 
 def test_a_kernel_that_does_not_start_is_told(run, monkeypatch, engine):
     own_templates.close()
+    spares.close()
     place = fork_client if engine == "fork" else client
     monkeypatch.setattr(place, "BOOT", "raise SystemExit('no module named mlops_nb')  # {!r}")
     result, _ = run("x = 1")
@@ -317,3 +320,31 @@ def test_a_kernel_that_does_not_start_is_told(run, monkeypatch, engine):
     assert "no module named" in error["message"] and ("doctor" in error["hint"] or "engine = kernel" in error["hint"])
     assert (error["cell"], error["line"]) == (None, None)
     own_templates.close()
+
+
+WHO = """
+import os
+print(os.getpid(), os.getcwd(), os.environ["ADDED"], "GONE" in os.environ, os.environ["MPLBACKEND"], os.environ["TERM"])
+print([name for name in dir() if name not in ("In", "Out", "exit", "get_ipython", "open", "os", "quit")], len(In))
+"""
+
+
+@pytest.mark.parametrize("engine", ["kernel"])
+def test_an_ordinary_kernel_is_started_while_the_notebook_before_runs(run, tmp_path, monkeypatch):
+    spares.close()
+    monkeypatch.setenv("GONE", "1")
+    expected, shown = None, []
+    for turn in range(4):
+        environment = {"ADDED": str(turn), "GONE": None}
+        result, executed = run(WHO, environment=environment)
+        assert result["error"] is None
+        pid, said = text_of(executed).split(" ", 1)
+        assert expected in (None, int(pid))
+        (ready,) = list(spares.waiting.values()) or [None]
+        expected = ready and ready.manager.provisioner.pid
+        shown.append(said.replace(f" {turn} ", " TURN ", 1))
+    assert expected and len(set(shown)) == 1
+    assert shown[0].startswith(f"{tmp_path} TURN False module://matplotlib_inline.backend_inline")
+    result, _ = run("x = 1", "import ctypes\nctypes.string_at(0)")
+    assert (result["error"]["line"], "SIGSEGV" in result["error"]["message"]) == (2, True)
+    assert left_kernels() == []
