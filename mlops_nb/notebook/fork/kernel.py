@@ -85,9 +85,12 @@ def build_kernel() -> ChannelKernel:
     "A kernel with its shell; leaves no thread, no event loop and no socket behind"
     config = Config()
     config.HistoryManager.enabled = False
+    config.HistoryManager.hist_file = ":memory:"  # what nbclient asks for
     app: Any = IPKernelApp.instance(config=config)  # %matplotlib, tqdm and others look for it
     session = ChannelSession(key=b"nothing is signed", username="mlops_nb")
     log = logging.getLogger("mlops_nb.kernel")
+    log.propagate = False  # what a notebook has logged is its own
+    log.addHandler(logging.NullHandler())
     kernel: Any = ChannelKernel.instance(parent=app, session=session, log=log)
     app.kernel, app.shell = kernel, kernel.shell
     kernel.shell_channel_thread = types.SimpleNamespace(parent_thread=None)
