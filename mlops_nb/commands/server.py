@@ -61,12 +61,12 @@ def server(values: Any, screen: Terminal) -> Answer:
     if action not in ACTIONS:
         hint = did_you_mean(action, ACTIONS).strip() or f"Actions: {', '.join(ACTIONS)}."
         raise UsageError(f"server: there is no action '{action}'.", hint, value=action)
-    settings, folder = load_settings(), socket_folder()
+    settings, folder = _settings(), socket_folder()
     if folder is None or not can_fork():
         raise UsageError("There can be no server on this system.", "Everything works without it, slower.")
-    path = socket_path(folder, settings.workspace.path)
+    path = socket_path(folder, settings.workspace.path if settings else Path.home())
     if action == "start":
-        start_shared(path, settings.pipeline.idle)
+        start_shared(path, settings.pipeline.idle if settings else IDLE)
     facts = ask_server(path, ACTIONS[action])
     document = {"schema": 1, "server": facts, "stopped": action == "stop" and facts is not None}
     return Answer(document, lambda screen: _tell(screen, facts, document["stopped"]))

@@ -98,6 +98,9 @@ def atomic_write(
     "Write `data` to `path`, whole or not at all, and make it durable; folders are created as needed"
     content = data.encode() if isinstance(data, str) else data
     target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        what = "a folder" if target.is_dir() else "a device or a pipe"
+        raise StorageError(f"{path} is {what}: no file can take its place.", "Name a file.", value=str(path))
     temporary = temporary_beside(target)
     make_folder(target.parent)
     with storage_errors(path):

@@ -44,8 +44,14 @@ class Execution:
 
 def plain_execution(output_path: str | None) -> Execution:
     "What plain papermill asks for"
-    local = output_path is not None and output_path != "-" and "://" not in output_path
-    saver = Saver(output_path if local else None, Redactor(environment_secrets()))
+    path = None
+    if output_path and output_path != "-" and "://" not in output_path:
+        path = Path(output_path)
+        if not path.absolute().parent.is_dir():
+            raise FileNotFoundError(f"output folder {path.parent} doesn't exist.")
+        if path.exists() and not path.is_file():  # a device or a pipe, which papermill writes
+            path = None
+    saver = Saver(path, Redactor(environment_secrets()))
     return Execution(saver, cwd=os.getcwd(), measured=False)
 
 # %% ../../nbs/20_notebook/37_execution.ipynb #a407aa96

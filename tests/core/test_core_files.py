@@ -114,3 +114,11 @@ def test_killed_writer_leaves_old_or_new(tmp_path, start_python):
     writer.send_signal(signal.SIGKILL)
     writer.wait()
     assert path.read_text() in ("a" * 200_000, "b" * 200_000)
+
+
+def test_only_a_file_is_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(StorageError, match="no file can take its place"):
+            atomic_write(place, "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]

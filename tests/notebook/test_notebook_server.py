@@ -332,3 +332,34 @@ def test_keys_of_an_own_server_are_those_of_the_interpreter(tmp_path, monkeypatc
     assert one is not same and one.own is same.own
     monkeypatch.setenv("PYTHONHASHSEED", "7")
     assert fork_executor.executor_for(tmp_path, False, 1).own is not one.own
+
+
+def papermill(folder, *words, **options):
+    return subprocess.run([COMMAND, "papermill", *words], cwd=folder, capture_output=True, text=True, **options)
+
+
+def test_what_belongs_to_a_command_is_its_notebooks(shared, tmp_path, monkeypatch):
+    """Its mask for new files, and folders of modules as seen from where it is run."""
+    (tmp_path / "settings.ini").write_text("[package]\nname = demo\n[workspace]\npath = work\n")
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules/near.py").write_text("word = 'found'\n")
+    look = "import near, os\nopen('made', 'w').close()\nprint(near.word, os.environ['PYTHONPATH'])"
+    write_notebook(tmp_path / "in.ipynb", look)
+    monkeypatch.setenv("PYTHONPATH", "modules")
+    done = papermill(tmp_path, "in.ipynb", "out.ipynb", umask=0o077)
+    assert done.returncode == 0, done.stderr
+    assert "found modules" in (tmp_path / "out.ipynb").read_text()
+    assert {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("out.ipynb", "made")} == {0o600}
+
+
+def test_only_files_are_replaced(shared, tmp_path):
+    write_notebook(tmp_path / "in.ipynb", "print('through the pipe')")
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE, text=True) as reader:
+        assert papermill(tmp_path, "in.ipynb", "pipe").returncode == 0
+        assert "through the pipe" in reader.communicate(timeout=30)[0]
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    for place in (".", "no/such/folder.ipynb"):
+        done = papermill(tmp_path, "in.ipynb", place)
+        assert done.returncode == 1 and ("Is a directory" in done.stderr or "doesn't exist" in done.stderr)
+    assert not (tmp_path / "no").exists()

@@ -1,6 +1,7 @@
 """Whatever is damaged is found and named; a ledger that is lost is made again."""
 
 import json
+import re
 import signal
 import sqlite3
 
@@ -47,6 +48,20 @@ def test_damage_is_found(demo, three_runs, what, damage):
         assert gives(run(demo)) == gives(first) and faults(demo) == []
     if what == "ledger":
         assert demo.json("fsck", "--rebuild")["ok"] and faults(demo) == []
+
+
+@pytest.mark.parametrize("schema", [False, True])
+def test_a_text_in_the_ledger_that_is_none_any_more(demo, three_runs, schema):
+    path = demo.workspace / "ledger.sqlite"
+    data = bytearray(path.read_bytes())
+    places = [
+        found.start() for found in re.finditer(b"CREATE TABLE" if schema else three_runs[1][0]["run"].encode(), data)
+    ]
+    for place in places:
+        data[place - 4 if schema else place + 2] ^= 0x80
+    overwrite(path, bytes(data))
+    assert {kind for kind, _ in faults(demo)} == {"ledger"}
+    assert demo.json("fsck", "--rebuild")["ok"] and faults(demo) == []
 
 
 def test_a_result_that_its_manifest_does_not_have(demo, three_runs):

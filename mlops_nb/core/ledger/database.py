@@ -46,14 +46,19 @@ def from_text(text: str | None) -> Any:
     return None if text is None else json.loads(text)
 
 # %% ../../../nbs/00_core/11_ledger_database.ipynb #7f0cfad5
-def _words(error: sqlite3.Error, path: Path) -> MlopsError | None:
+def _undecodable(error: Exception) -> bool:
+    "Whether a text in the file is none any more: Python's driver says so itself, without a code"
+    return isinstance(error, UnicodeDecodeError) or str(error).startswith("Could not decode")
+
+
+def _words(error: Exception, path: Path) -> MlopsError | None:
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return Busy(
             f"The ledger {path} is locked by another program, also after waiting.",
             "Close the program that holds it (a database browser? an open sqlite3 shell?), then try again.",
         )
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or _undecodable(error):
         return StorageError(
             f"The ledger {path} is damaged: {error}.",
             "Make it anew from the runs' records: mlops-nb fsck --rebuild; or restore a backup.",
@@ -76,7 +81,7 @@ def database_errors(path: Path) -> Iterator[None]:
     "Turn SQLite's errors that a user can mend into ours; the others are bugs and pass"
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         if words := _words(error, path):
             raise words from error
         raise
@@ -130,7 +135,10 @@ class Database:
             try:
                 return _rows(self._connection().execute(statement, parameters))
             except sqlite3.OperationalError as error:
-                if (error.sqlite_errorcode & 0xFF) not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+                if (getattr(error, "sqlite_errorcode", 0) & 0xFF) not in (
+                    sqlite3.SQLITE_READONLY,
+                    sqlite3.SQLITE_CANTOPEN,
+                ):
                     raise
             return _rows(self._connection("mode=ro&immutable=1").execute(statement, parameters))
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BOOT', 'SEEDS', 'START', 'GRACE', 'can_fork', 'hash_seed', 'Templates', 'start_templates', 'TemplateGone',
-           'ForkedKernel']
+           'own_umask', 'ForkedKernel']
 
 # %% ../../../nbs/20_notebook/35_fork_client.ipynb #3dce5944
 import json
@@ -127,6 +127,12 @@ START = 60.0  # seconds until a kernel must be there
 GRACE = 5.0  # seconds that a kernel has for its exit handlers
 
 
+def own_umask() -> int:
+    "The mask of this process for the modes of new files"
+    with open("/proc/self/status") as status:  # `os.umask` would have to change it, for all threads
+        return next(int(line.split()[1], 8) for line in status if line.startswith("Umask:"))
+
+
 class ForkedKernel:
     "A kernel that was forked for one notebook"
 
@@ -140,7 +146,7 @@ class ForkedKernel:
     ):
         self.mark, self.end = os.urandom(MARK), None
         job = {"op": "kernel", "environment": dict(environment), "cwd": str(Path(cwd).resolve())}
-        job |= {"prepared": prepared, "mark": self.mark.hex(), "name": "ipykernel_launcher.py"}
+        job |= {"prepared": prepared, "mark": self.mark.hex(), "name": "ipykernel_launcher.py", "umask": own_umask()}
         self.life, life = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.connection, connection = socket.socketpair()
         (self.out, out), (self.err, err) = os.pipe(), os.pipe()

@@ -107,6 +107,7 @@ def _own_environment(job: dict[str, Any]) -> None:
     for name in os.environ.keys() - wanted.keys():
         del os.environ[name]
     os.environ.update({name: value for name, value in wanted.items() if os.environ.get(name) != value})
+    os.umask(job["umask"])
     os.chdir(job["cwd"])
     if flow := sys.modules.get("mlops_nb.notebook.flow"):
         flow.TOLD = os.environ.get(flow.VARIABLE, "")  # type: ignore[attr-defined]

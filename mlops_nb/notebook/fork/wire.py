@@ -29,8 +29,8 @@ def _plain(value: Any) -> Any:
 
 def _encode(message: Mapping[str, Any]) -> bytes:
     try:
-        return json.dumps(message, ensure_ascii=False, default=_plain).encode()
-    except (UnicodeEncodeError, TypeError):
+        return json.dumps(message, ensure_ascii=False, allow_nan=False, default=_plain).encode()
+    except (ValueError, TypeError):  # half characters, numbers that JSON does not know
         from jupyter_client.jsonutil import json_clean
 
         return json.dumps(json_clean(message), ensure_ascii=False, default=_plain).encode("utf-8", "replace")

@@ -132,6 +132,7 @@ def work(
         return
     os.environ.clear()
     os.environ.update(job["environment"])
+    os.umask(job["umask"])
     os.chdir(job["here"])
     answer = _answer(connection, job, templates)
     sys.stdout.flush()
