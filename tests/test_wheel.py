@@ -53,6 +53,8 @@ def test_new_run_serve_predict(environment, tmp_path):
     document = project.json("run", "demo")
     assert set(states(document).values()) == {"done"} and document["models"][0]["aliases"] == ["champion"]
     assert set(states(project.json("run", "demo")).values()) == {"cached"}
+    other = project.json("run", "demo", "-p", "train.model=logistic")  # compared with the champion
+    assert other["status"] == "ok" and other["models"][0]["version"] == 2, other
     with serving(project) as address:
         schema = ask(f"{address}/schema")[1]
         record = {feature["name"]: feature["example"] for feature in schema["features"]}

@@ -213,6 +213,7 @@ LASTING = {
     *("UsageError", "Refused", "NotebookError", "StepFailed", "StorageError", "Interrupted"),
     *("SyntaxError", "IndentationError", "TabError", "NameError", "UnboundLocalError"),
     *("ImportError", "ModuleNotFoundError", "AssertionError", "NotImplementedError"),
+    *("TypeError", "AttributeError", "ZeroDivisionError", "RecursionError", "SystemExit", "StdinNotImplementedError"),
 }
 
 

@@ -88,11 +88,19 @@ TICK = 1.0  # seconds after which a screen may want to show that time goes by
 def _steps(run: Run) -> None:
     "Go through the steps, several at a time; after a failure only those that run already come to their end"
     while True:
+        known = _given(run)
         waiting = _start_ready(run)
         _close_children(run, all_of_them=False)
+        if _given(run) > known:  # what was reused may be what another step has waited for
+            continue
         if not waiting and not any(member.working for member in run.members):
             break
         _listen(run, PAUSE if waiting else 3600.0)
+
+
+def _given(run: Run) -> int:
+    "How many steps have given what they give"
+    return sum(len(member.given) for member in run.members)
 
 
 def _listen(run: Run, seconds: float) -> None:

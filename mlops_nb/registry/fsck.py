@@ -71,6 +71,8 @@ def check_ledger(workspace: Workspace) -> Iterator[Finding]:
     if found != ["ok"]:
         yield Finding("fail", "ledger", f"ledger.sqlite is damaged: {found[0]}", REBUILD)
         return
+    for table in rows("SELECT name FROM sqlite_master WHERE type = 'table'"):
+        rows(f'SELECT * FROM "{table["name"]}"')  # SQLite does not look whether a text is one: reading it does
     if broken := rows("PRAGMA foreign_key_check"):
         tables = ", ".join(sorted({row["table"] for row in broken}))
         yield Finding("fail", "ledger", f"{len(broken)} rows of {tables} refer to what is not there", REBUILD)

@@ -8,7 +8,9 @@ __all__ = ['ATTEMPTS', 'REQUIREMENTS', 'warn', 'Registrar', 'register', 'save_co
 
 # %% ../../nbs/60_registry/07_register.ipynb #e2965488
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,7 +177,18 @@ def _judge(registrar: Registrar, name: str, version: int, standing: int | None) 
         Contender(number, registrar.package(registrar.version_of(name, number)["digest"]))
         for number in (version, standing)
     )
-    return judge(candidate, champion, _holdout_reader(registrar, candidate), score_model)
+    with _importable(registrar.settings.project):
+        return judge(candidate, champion, _holdout_reader(registrar, candidate), score_model)
+
+
+@contextmanager
+def _importable(project: Path) -> Iterator[None]:
+    "Models may hold functions of the project's package, which steps import from the project's folder"
+    sys.path.insert(0, str(project))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(project))
 
 
 def _holdout_reader(registrar: Registrar, candidate: Contender) -> Callable[[], "pd.DataFrame | None"]:

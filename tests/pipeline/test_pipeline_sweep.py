@@ -207,3 +207,10 @@ def test_by_hand_the_variants_are_those_of_the_sweep(swept):
     assert letters == [("linear", 6), ("tree", 4)]
     assert context.read("best", "order") == [["linear", 6], ["tree", 4]]
     assert context.read_variants("split", "train") == [({}, [0, 1, 2])]
+
+
+def test_a_join_runs_although_every_variant_is_known(again):
+    both = states(again.run(sweep=SWEEP))
+    assert (both["best"], both["after"]) == ("cached", "cached")
+    fewer = again.run(sweep={"train.model": ["linear"]})
+    assert states(fewer)["best"] == states(fewer)["after"] == "done" and states(fewer)["train"] == "cached"

@@ -1,5 +1,6 @@
 """Whatever is damaged is found and named; a ledger that is lost is made again."""
 
+import contextlib
 import json
 import re
 import signal
@@ -53,6 +54,8 @@ def test_damage_is_found(demo, three_runs, what, damage):
 @pytest.mark.parametrize("schema", [False, True])
 def test_a_text_in_the_ledger_that_is_none_any_more(demo, three_runs, schema):
     path = demo.workspace / "ledger.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     data = bytearray(path.read_bytes())
     places = [
         found.start() for found in re.finditer(b"CREATE TABLE" if schema else three_runs[1][0]["run"].encode(), data)
