@@ -307,7 +307,8 @@ def _try_again(run: Run, work: Working, error: Mapping[str, Any]) -> bool:
     section, number, name = run.settings.pipeline, work.attempt.number, work.decision.step
     if number > section.retries or not can_pass(error):
         return False
-    pause, what = section.backoff * 2 ** (number - 1), f"{error['type']}: {error['message'].splitlines()[0].rstrip('.')}."
+    pause = section.backoff * 2 ** (number - 1)
+    what = f"{error['type']}: {error['message'].splitlines()[0].rstrip('.')}."
     told = f"{label(name, run.plan.variant(name))}: {what} It is tried again in {pause} s"
     run.reporter.warning(f"{told} (attempt {number + 1} of {section.retries + 1}).")
     attempt, reasons = work.attempt.next(), [*work.decision.reasons, f"attempt {number + 1}, after {what}"]
