@@ -2,9 +2,11 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -152,8 +154,10 @@ class Server:
     def _wait(self, folder):
         end = time.monotonic() + 60
         while time.monotonic() < end:
-            for file in folder.glob("jpserver-*.json"):
-                return json.loads(file.read_text())["url"]
+            for file in folder.glob("jpserver-*.json"):  # written before the server listens
+                facts = json.loads(file.read_text() or "{}")
+                with suppress(OSError, KeyError), socket.create_connection(("localhost", facts["port"]), 5):
+                    return facts["url"]
             assert self.process.poll() is None, "the server ended"
             time.sleep(0.1)
         raise AssertionError("the server did not start")
