@@ -20,19 +20,17 @@ Prints a table; exit code 1 when a limit of `LIMITS` is missed.
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import nbformat
-from pipeline import adopt_orphans
+from pipeline import adopt_orphans, cost
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMITS = {  # name -> (at least or at most, value)
@@ -140,24 +138,10 @@ def warm(notebooks: dict[str, Path], rounds: int, folder: Path) -> dict[str, dic
     return found
 
 
-def reap_ended() -> None:
-    """Have the system count what orphans have used that have ended; a server goes on."""
-    time.sleep(0.1)
-    with suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            continue
-
-
 def command(words: list[str], folder: Path, environment: dict[str, str]) -> tuple[float, float]:
-    """Wall and CPU seconds of a command with all that it starts and waits for."""
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    wall = time.perf_counter() - start
-    if done.returncode:
-        sys.exit(f"{' '.join(words)}\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
-    reap_ended()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    """Wall and CPU seconds of a command; a server that it has started goes on, and is not counted."""
+    cpu, wall = cost(words, environment, folder, wait=False)
+    return wall, cpu
 
 
 def shell(rounds: int, folder: Path, papermill: str) -> dict[str, dict[str, list[tuple[float, float]]]]:

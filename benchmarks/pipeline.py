@@ -18,12 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 1.5
 PAPERMILL = """
 import sys
+from contextlib import suppress
 from pathlib import Path
 import papermill
 for notebook in sorted(Path("nbs/pipelines/tabular").glob("[0-9]*.ipynb")):
@@ -38,23 +40,23 @@ def adopt_orphans() -> bool:
     return ctypes.CDLL(None, use_errno=True).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER
 
 
-def reap() -> None:
-    """Wait for every adopted descendant."""
-    while True:
-        try:
-            os.waitpid(-1, 0)
-        except ChildProcessError:
-            return
+def reap(wait: bool = True) -> None:
+    """Have the system count what adopted descendants have used: of all, or without waiting of those that have ended."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, 0 if wait else os.WNOHANG)[0]:
+            continue
 
 
-def cost(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
+def cost(
+    command: list[str], environment: dict[str, str], folder: Path = ROOT, wait: bool = True
+) -> tuple[float, float]:
     """CPU seconds of the command's process tree, and wall seconds until it returned."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     wall = time.perf_counter() - start
     if done.returncode:
-        sys.exit(f"{command[0]} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
-    reap()
+        sys.exit(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    reap(wait)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall
 

@@ -1,6 +1,7 @@
 """How the tests that cross rooms run the commands of a project, each in a process of its own."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -150,3 +151,14 @@ def memory_disk(place: Path, size: str):
         yield place
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Write a file `filler` until no byte is free."""
+    with open(disk / "filler", "wb", buffering=0) as filler:
+        for size in (65536, 4096, 512, 1):
+            try:
+                while filler.write(b"x" * size) == size:
+                    continue
+            except OSError as error:
+                assert error.errno == errno.ENOSPC, error

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import memory_disk
+from support import fill, memory_disk
 
 from mlops_nb.core.settings import load_settings
 
@@ -26,14 +26,7 @@ class SmallDisk:
 
     def fill(self) -> None:
         """Write until nothing more goes in."""
-        descriptor = os.open(self.path / "filler", os.O_WRONLY | os.O_CREAT)
-        for size in (4096, 1):
-            try:
-                while os.write(descriptor, b"x" * size):
-                    pass
-            except OSError:
-                pass
-        os.close(descriptor)
+        fill(self.path)
 
     def read_only(self) -> None:
         """Refuse every write from now on."""

@@ -1,6 +1,7 @@
 """Runs of this room's tests do not reach the rooms above it."""
 
 import pytest
+from faults import bench
 
 from mlops_nb.core.registry import Hooks
 from mlops_nb.pipeline import run, work
@@ -13,3 +14,10 @@ def listeners(monkeypatch):
     for module in (run, work):
         monkeypatch.setattr(module, "hooks", fresh)
     return fresh
+
+
+@pytest.fixture(scope="module")
+def fault_bench():
+    """Where random pipelines are disturbed, one after the other."""
+    with bench() as one:
+        yield one

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_support import FLOW, wait_for, write_notebook
+from support import fill
 
 from mlops_nb.core.ledger import Ledger
 from mlops_nb.core.settings import load_settings
@@ -482,7 +483,7 @@ def clock_goes_back(case: Case) -> None:
 def full_disk(case: Case) -> None:
     def disturb(runner: Runner) -> None:
         case.wait_a_moment()
-        _fill(case.bench.workspace / "filler")
+        fill(case.bench.workspace)
 
     try:
         document = _one_run(case, disturb, {0, 1, 2})
@@ -492,16 +493,6 @@ def full_disk(case: Case) -> None:
         failed = [step["error"] for step in document["steps"] if step["state"] == "failed"]
         told = document["error"] or failed[0]
         assert "full" in told["message"] and told["hint"], told
-
-
-def _fill(path: Path) -> None:
-    with open(path, "wb", buffering=0) as filler:
-        for size in (65536, 4096, 512):
-            try:
-                while filler.write(b"x" * size) == size:
-                    continue
-            except OSError:
-                continue
 
 
 def read_only(case: Case) -> None:
@@ -658,3 +649,14 @@ def run_case(bench: Bench, seed: int, injector: str) -> None:
     finally:
         (bench.folder / "enough").unlink(missing_ok=True)
         bench.counts[injector] += 1
+
+
+def run_batch(
+    bench: Bench,
+    injector: str,
+    batch: int,
+    cases: int = 3,  # in a batch
+) -> None:
+    """Play the cases of one batch of a misfortune."""
+    for seed in range(batch * cases, (batch + 1) * cases):
+        run_case(bench, seed, injector)

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 from pipeline_support import Project, finish, gives, states
-from support import memory_disk
+from support import fill, memory_disk
 
 
 @pytest.fixture
@@ -13,17 +13,6 @@ def disk(tmp_path):
     """A file system of 4 MB in memory."""
     with memory_disk(tmp_path / "disk", "4m") as place:
         yield place
-
-
-def fill(place):
-    """Write until nothing more goes in."""
-    with open(place / "filler", "wb", buffering=0) as filler:
-        for size in (65536, 1024, 1):
-            try:
-                while filler.write(b"x" * size) == size:
-                    pass
-            except OSError:
-                continue
 
 
 @pytest.fixture

@@ -4,11 +4,9 @@ import random
 import shutil
 
 import pytest
-from faults import DISKS, PIPELINE, bench, gives, random_sketch, run_case
+from faults import DISKS, PIPELINE, bench, gives, random_sketch, run_batch
 from pipeline_support import Project
 from support import memory_disk
-
-CASES = 4  # of each misfortune in a batch
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +19,7 @@ def small():
 @pytest.mark.parametrize("batch", range(2))
 @pytest.mark.parametrize("injector", DISKS)
 def test_after_trouble_with_the_disk_a_plain_run_ends_as_if_nothing_had_happened(small, injector, batch):
-    for seed in range(batch * CASES, (batch + 1) * CASES):
-        run_case(small, seed, injector)
+    run_batch(small, injector, batch, cases=4)
 
 
 def test_what_a_sketch_expects_is_what_an_undisturbed_run_gives(tmp_path):
