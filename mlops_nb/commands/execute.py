@@ -250,24 +250,21 @@ def _compared(ledger: Any, versions: list[dict[str, Any]], run: Mapping[str, Any
     "What the leaderboard is made of: of a sweep its children by what was swept, else the latest runs"
     if not (children := run.get("children")):
         computed = any(step["state"] == "done" for step in run["steps"])
-        latest = ledger.runs(pipeline=run["pipeline"], limit=LATEST[computed])
-        return _comparable(latest, versions, run), versions, None, 5
-    latest = ledger.runs(pipeline=run["pipeline"], limit=len(children) + LATEST[True])
+        comparable = _comparable(versions, run)
+        return ledger.runs(run["pipeline"], limit=LATEST[computed], among=comparable), versions, None, 5
     here = {(model["name"], model["version"]): model["run"] for model in run.get("models") or []}
     named = [one | {"run": here.get((one["name"], one["version"]), one["run"])} for one in versions]
     swept = {name: None for step in run["steps"] for name in step.get("variant") or ()}
-    return [one for one in latest if one["run"] in children], named, None, 20, list(swept)
+    return ledger.runs(run["pipeline"], limit=len(children), among=children), named, None, 20, list(swept)
 
 
 def _comparable(
-    latest: list[dict[str, Any]],  # runs
     versions: list[dict[str, Any]],
     run: Mapping[str, Any],  # the one that has just ended
-) -> list[dict[str, Any]]:
+) -> set[str]:
     "The runs that gave versions of the same models, and the one that has just ended: others say nothing about it"
     names = {model["name"] for model in run["models"]}
-    related = {run["run"], *(version["run"] for version in versions if version["name"] in names)}
-    return [other for other in latest if other["run"] in related]
+    return {run["run"], *(version["run"] for version in versions if version["name"] in names)}
 
 
 def _tell_places(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> None:

@@ -40,7 +40,8 @@ def find_run(
     newest = ledger.runs(limit=1)
     if not newest:
         raise UsageError(f"There is no run '{name}': nothing has been run yet.", "Run a pipeline: mlops-nb run.")
-    return ledger.run(newest[0]["run"] if name == "latest" else name)
+    latest = newest[0]["parent"] or newest[0]["run"]  # a sweep, not the last of its children
+    return ledger.run(latest if name == "latest" else name)
 
 
 def find_step(

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['REFUSALS', 'ELSEWHERE', 'storage_error', 'storage_errors', 'sync_folder', 'make_folder', 'temporary_beside',
-           'replace_durably', 'atomic_write', 'silence']
+           'replace_durably', 'atomic_write', 'read_json', 'silence']
 
 # %% ../../nbs/00_core/02_files.ipynb #c2d85982
 import errno
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from .errors import StorageError
 
@@ -113,6 +114,16 @@ def atomic_write(
             temporary.unlink(missing_ok=True)
             raise
     return Path(path)
+
+
+def read_json(
+    path: str | os.PathLike[str],
+) -> Any:
+    "What a JSON file holds; None when it is absent or damaged, so only where both mean the same"
+    try:
+        return json.loads(Path(path).read_bytes())
+    except (OSError, ValueError):
+        return None
 
 # %% ../../nbs/00_core/02_files.ipynb #ba279f1e
 def silence(stream: TextIO) -> None:

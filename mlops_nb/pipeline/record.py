@@ -6,11 +6,10 @@
 __all__ = ['FORMAT', 'RESULT', 'RUN', 'REGISTRY', 'ROWS', 'keep_result', 'run_record', 'keep_run', 'keep_registry', 'read_record']
 
 # %% ../../nbs/30_pipeline/15_record.ipynb #fb0089af
-import json
 from pathlib import Path
 from typing import Any
 
-from ..core.files import atomic_write
+from ..core.files import atomic_write, read_json
 from ..core.hashing import canonical_json
 from ..core.ledger import Ledger
 from ..core.ledger.database import now
@@ -74,8 +73,5 @@ def keep_registry(ledger: Ledger, workspace: Path) -> None:
 # %% ../../nbs/30_pipeline/15_record.ipynb #8463f0bc
 def read_record(path: Path) -> dict[str, Any] | None:
     "A record; None when it is absent, damaged or of a format that this mlops_nb does not know"
-    try:
-        record = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
+    record = read_json(path)
     return record if isinstance(record, dict) and record.get("format") == FORMAT else None

@@ -238,7 +238,7 @@ def _finish(run: Run) -> int:
         close(run, status, None, f"{run.ended.step} {'refused' if status == 'refused' else 'failed'}")
         return code
     if bad:
-        close(run, "failed", None, f"run {bad.id} {bad.document['status']}")
+        close(run, "failed", bad.document["error"], f"run {bad.id} {bad.document['status']}")
         return 1
     _complete(run)
     return 0

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.errors import MlopsError, StorageError
+from ..core.files import read_json
 from ..core.hashing import sha256_file
 from ..core.ledger.database import Database
 from ..core.ledger.garbage import Garbage
@@ -128,7 +129,10 @@ def check_attempts(workspace: Workspace) -> Iterator[Finding]:
     for row in workspace.results:
         place = row["attempt"] or f"attempts/{row['run_id']}/{row['step']}"
         workspace.count("attempts")
-        manifest, record = _json(workspace.path / place / "manifest.json"), read_record(workspace.path / place / RESULT)
+        manifest, record = (
+            read_json(workspace.path / place / "manifest.json"),
+            read_record(workspace.path / place / RESULT),
+        )
         gives = json.loads(row["manifest"])["gives"]
         if manifest is None and gives:
             words = f"{place}/manifest.json is missing or cannot be read"
@@ -141,13 +145,6 @@ def check_attempts(workspace: Workspace) -> Iterator[Finding]:
             yield Finding(
                 "warn", "attempt", words, "A rebuilt ledger would not have this result; runs are not affected."
             )
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
 
 
 def check_notebooks(workspace: Workspace) -> Iterator[Finding]:

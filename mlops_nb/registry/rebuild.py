@@ -6,7 +6,6 @@
 __all__ = ['LOST', 'FOREVER', 'Records', 'insert_runs', 'insert_results', 'insert_steps', 'insert_registry', 'rebuild']
 
 # %% ../../nbs/60_registry/10_rebuild.ipynb #f80ef0ec
-import json
 import shutil
 import tempfile
 import time
@@ -17,7 +16,7 @@ from typing import Any
 
 from ..core.errors import MlopsError
 from ..core.faults import point
-from ..core.files import make_folder, replace_durably, sync_folder
+from ..core.files import make_folder, read_json, replace_durably, sync_folder
 from ..core.ledger.database import Database, Execute, now, to_text
 from ..core.ledger.leases import owner_columns
 from ..core.ledger.migrate import open_database
@@ -45,11 +44,20 @@ class Records:
         }
         self.results = sorted(self._results(), key=lambda result: result["created"])
         self.registry = read_record(workspace / REGISTRY) or {}
+        folders = sorted(path for path in (workspace / "releases").glob("*") if path.is_dir())
+        self.releases = {folder: [*self._documents(folder)] for folder in folders}
+
+    def _documents(self, folder: Path) -> Iterator[Document]:
+        for name in sorted(generations(folder)):
+            try:
+                yield Release(folder / name).document
+            except MlopsError as error:
+                self.unknown.append(f"{folder.name}: release {name} cannot be read: {error.message}")
 
     def _results(self) -> Iterator[dict[str, Any]]:
         without = []
         for attempt in sorted(self.workspace.glob("attempts/*/*")):
-            record, manifest = read_record(attempt / RESULT), _json(attempt / "manifest.json")
+            record, manifest = read_record(attempt / RESULT), read_json(attempt / "manifest.json")
             if record:
                 empty = {"format": 1, "step": record["step"], "gives": {}, "metrics": {}}
                 yield {**record, "attempt": attempt, "manifest": manifest or empty}
@@ -58,13 +66,6 @@ class Records:
         if without:
             words = f"{len(without)} attempts have no record of their key, such as {without[-1]}"
             self.unknown.append(f"{words}: they did not end, or are of an older version. Their steps will run again.")
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
 
 
 def insert_runs(execute: Execute, records: Records) -> None:
@@ -147,9 +148,9 @@ def insert_registry(execute: Execute, records: Records) -> None:
     lost = {place: model for place, model in sorted(found.items()) if place not in known}
     for place, (digest, run) in lost.items():
         _insert_version(execute, records, *place, digest, run)
-    for folder in _model_folders(records):
-        _insert_releases(execute, folder)
-        _insert_champion(execute, folder, records)
+    for folder, documents in records.releases.items():
+        _insert_releases(execute, folder.name, documents)
+        _insert_champion(execute, folder, documents, records)
     _settle_verdicts(execute, {place for place in lost if _has_version(execute, *place)})
 
 
@@ -162,25 +163,13 @@ def _told_by_runs(records: Records) -> dict[tuple[str, int], tuple[str, str]]:
     return found
 
 
-def _model_folders(records: Records) -> list[Path]:
-    return sorted(path for path in (records.workspace / "releases").glob("*") if path.is_dir())
-
-
-def _documents(folder: Path) -> Iterator[Document]:
-    for name in sorted(generations(folder)):
-        try:
-            yield Release(folder / name).document
-        except MlopsError:
-            continue  # damaged: fsck says so
-
-
 def _released(records: Records) -> dict[tuple[str, int], tuple[str, str]]:
     "(name, version) -> digest and the run that gave the package, as the release folders have it"
     makers: dict[str, str] = {}
     for result in records.results:
         for artifact in result["manifest"]["gives"].values():
             makers.setdefault(artifact["sha256"], result["run"])
-    documents = [document for folder in _model_folders(records) for document in _documents(folder)]
+    documents = [document for found in records.releases.values() for document in found]
     arms = [(document.model, arm) for document in documents for arm in document.arms]
     told = _told_by_runs(records)
     return {
@@ -212,24 +201,24 @@ def _has_version(execute: Execute, name: str, version: int) -> bool:
 LOST = "the ledger was rebuilt; why it was decided so is not known"
 
 
-def _insert_releases(execute: Execute, folder: Path) -> None:
-    rows = execute("SELECT generation FROM releases WHERE model = :model", model=folder.name)
+def _insert_releases(execute: Execute, model: str, documents: list[Document]) -> None:
+    rows = execute("SELECT generation FROM releases WHERE model = :model", model=model)
     known = {row["generation"] for row in rows}
-    for document in _documents(folder):
+    for document in documents:
         if document.generation not in known:
             content = to_text({**document.content(), "generation": 0})
-            place = {"model": folder.name, "generation": document.generation, "digest": document.digest()}
+            place = {"model": model, "generation": document.generation, "digest": document.digest()}
             insert(execute, "releases", **place, document=content, created=now(), actor=actor())
 
 
-def _insert_champion(execute: Execute, folder: Path, records: Records) -> None:
+def _insert_champion(execute: Execute, folder: Path, documents: list[Document], records: Records) -> None:
     "What is released is champion, where no move of the alias is known"
     moves = execute(
         "SELECT sequence FROM alias_events WHERE name = :name AND alias = :alias", name=folder.name, alias=CHAMPION
     )
     pointer = folder / POINTER
     named = pointer.read_text(encoding="utf-8", errors="replace").strip() if pointer.exists() else ""
-    current = next((found for found in _documents(folder) if found.folder() == named), None)
+    current = next((found for found in documents if found.folder() == named), None)
     if moves or current is None or not _has_version(execute, folder.name, current.arms[0].version):
         return
     place = {"name": folder.name, "alias": CHAMPION, "sequence": 1, "version": current.arms[0].version}

@@ -318,7 +318,8 @@ def test_a_sweep_is_told_with_its_variants_and_compares_its_children(ran):
     parents = {run["run"]: run["parent"] for run in listed}
     [parent] = {value for value in parents.values() if value}
     assert command("runs", cwd=ran).stdout.count(f"└ {parent}-") == 2
-    shown = command("show", parent, cwd=ran).stdout
+    shown = command("show", "latest", cwd=ran).stdout
+    assert shown == command("show", parent, cwd=ran).stdout
     assert f"child {parent}-1" in shown and f"child {parent}-2" in shown
 
 

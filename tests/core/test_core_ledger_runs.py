@@ -202,6 +202,8 @@ def test_runs_are_filtered_and_newest_first(ledger):
     assert ids == ["run-3", "run-2", "run-1", "run-0"]
     assert [run["run"] for run in ledger.runs(pipeline="a", status="ok")] == ["run-3", "run-0"]
     assert len(ledger.runs(limit=2)) == 2
+    assert [run["run"] for run in ledger.runs(limit=1, among=["run-0", "run-1", "run-9"])] == ["run-1"]
+    assert ledger.runs(among=[]) == []
     assert ledger.latest_run("a") == "run-3"
     assert ledger.latest_run("a", "failed") == "run-2"
     assert ledger.latest_run("c") is None

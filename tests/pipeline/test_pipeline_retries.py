@@ -55,7 +55,14 @@ def test_it_is_not_tried_for_ever(project):
 
 @pytest.mark.parametrize(
     "failure",
-    ["assert False", "from mlops_nb.core.errors import Refused; raise Refused('No.', 'Mend it.')", "nobody_knows"],
+    [
+        "assert False",
+        "from mlops_nb.core.errors import Refused; raise Refused('No.', 'Mend it.')",
+        "nobody_knows",
+        "1 / 0",
+        "import sys; sys.exit(4)",
+        "input('how many?')",
+    ],
 )
 def test_what_the_code_says_is_not_tried_again(project, failure):
     failing(project, failure, 1)

@@ -214,3 +214,15 @@ def test_a_join_runs_although_every_variant_is_known(again):
     assert (both["best"], both["after"]) == ("cached", "cached")
     fewer = again.run(sweep={"train.model": ["linear"]})
     assert states(fewer)["best"] == states(fewer)["after"] == "done" and states(fewer)["train"] == "cached"
+
+
+def test_a_child_that_the_registry_refuses_is_told_by_the_sweep(again, listeners):
+    def refuse(run, **facts):
+        if run["parameters"].get("train.model") == "tree":
+            raise UsageError("The model is of no use.", "Train another one.")
+
+    listeners.on("run_completing", refuse)
+    result = again.run(sweep=SWEEP)
+    assert (result.exit_code, result.document["status"]) == (1, "failed")
+    assert result.document["error"]["message"] == "The model is of no use."
+    assert again.ledger.run(result.document["run"])["error"]["hint"] == "Train another one."

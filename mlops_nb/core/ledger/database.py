@@ -181,7 +181,7 @@ def one_of(
     values: Sequence[str],
 ) -> tuple[str, dict[str, str]]:
     "The condition that `column` is one of `values`, and its parameters"
-    names = {f"value_{number}": value for number, value in enumerate(values)}
+    names = {f"{column}_{number}": value for number, value in enumerate(values)}
     return f"{column} IN ({', '.join(':' + name for name in names)})", names
 
 # %% ../../../nbs/00_core/11_ledger_database.ipynb #36417990

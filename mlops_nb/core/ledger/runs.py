@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..errors import UsageError, did_you_mean
@@ -160,12 +160,16 @@ class RunReader(Records):
         pipeline: str | None = None,
         status: str | None = None,
         limit: int = 50,
+        among: Collection[str] | None = None,  # ids; default: all runs
     ) -> list[dict[str, Any]]:
         "Runs with their parameters and metrics, newest first; one whose process is gone is `crashed`"
         if status not in (None, *STATUSES):
             raise UsageError(f"No run has the status '{status}'.", f"Known: {', '.join(STATUSES)}.")
         unsure = status in ("running", "crashed")  # what the ledger calls running may have crashed
         condition, values = one_of("status", ["running", "crashed"] if unsure else [status] if status else STATUSES)
+        if among is not None:
+            chosen, ids = one_of("id", sorted(among))
+            condition, values = f"{condition} AND {chosen}", values | ids
         rows = self.database.rows(
             f"SELECT * FROM runs WHERE {condition} AND pipeline = COALESCE(:pipeline, pipeline) "
             "ORDER BY started DESC, id DESC LIMIT :limit",
