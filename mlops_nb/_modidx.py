@@ -2990,6 +2990,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'mlops_nb/pipeline/opened.py'),
                                           'mlops_nb.pipeline.opened._put_in': ( '30_pipeline/opened.html#_put_in',
                                                                                 'mlops_nb/pipeline/opened.py'),
+                                          'mlops_nb.pipeline.opened._variants': ( '30_pipeline/opened.html#_variants',
+                                                                                  'mlops_nb/pipeline/opened.py'),
                                           'mlops_nb.pipeline.opened.inputs_of': ( '30_pipeline/opened.html#inputs_of',
                                                                                   'mlops_nb/pipeline/opened.py'),
                                           'mlops_nb.pipeline.opened.open_step': ( '30_pipeline/opened.html#open_step',

@@ -14,11 +14,14 @@ from typing import Any
 
 from ..core.errors import UsageError
 from ..core.files import atomic_write
+from ..core.hashing import canonical_json
 from ..core.ledger import Ledger
 from ..core.settings import Settings
 from ..core.store import Store
 from ..notebook.cells import read_cells
+from ..notebook.context import in_order
 from ..notebook.source import StepSource, is_parameters_cell, read_step, step_name
+from ..notebook.uses import Need
 
 # %% ../../nbs/30_pipeline/18_opened.ipynb #4e89a386
 STEP_FILE = re.compile(r"\d+_.+\.ipynb")
@@ -40,17 +43,31 @@ def source_of(
 
 def inputs_of(
     ledger: Ledger,
-    run_id: str,
+    run: Mapping[str, Any],  # as the ledger tells it
     step: StepSource,
 ) -> dict[str, Any]:
-    "What a step read in a run: its needs among the artifacts that the run has"
-    artifacts = ledger.artifacts(run_id)
-    missing = [need for need in step.needs if need.name not in artifacts]
-    if missing:
-        first = missing[0]
-        message = f"Run {run_id} has no {first.name}, so step '{step.name}' had nothing to read."
-        raise UsageError(message, f"Open the step that was to give it: mlops-nb open {run_id} {first.step}")
-    return {need.name: artifacts[need.name] for need in step.needs}
+    "What a step read in a run: its needs among the artifacts that the run, or the variants of its sweep, have"
+    artifacts = ledger.artifacts(run["run"])
+    found = {}
+    for need in step.needs:
+        given = _variants(ledger, run, need) if need.all_variants else None
+        if not given and (given := artifacts.get(f"{need.step}.{need.artifact}")) is None:
+            message = f"Run {run['run']} has no {need.name}, so step '{step.name}' had nothing to read."
+            raise UsageError(message, f"Open the step that was to give it: mlops-nb open {run['run']} {need.step}")
+        found[need.name] = given
+    return found
+
+
+def _variants(ledger: Ledger, run: Mapping[str, Any], need: Need) -> list[dict[str, Any]]:
+    "What the variants of a swept step gave, each once, in the order in which steps read them"
+    sweep = ledger.run(run["parent"]) if run["parent"] else run
+    found = {}
+    for child in sweep["children"]:
+        given = ledger.artifacts(child).get(f"{need.step}.{need.artifact}")
+        variants = [step["variant"] for step in ledger.run(child)["steps"] if step["step"] == need.step]
+        if given and variants and variants[0]:
+            found[canonical_json(variants[0])] = {**given, "variant": variants[0]}
+    return sorted(found.values(), key=lambda record: in_order(record["variant"]))
 
 # %% ../../nbs/30_pipeline/18_opened.ipynb #21efae6a
 def _cell(identity: str, source: str, tag: str) -> dict[str, Any]:
@@ -106,7 +123,7 @@ def open_step(
         path = folder / name
         atomic_write(path, Store(workspace / "objects").read(digest))
         source = read_step(path)
-        needs = inputs_of(ledger, run["run"], source)
+        needs = inputs_of(ledger, run, source)
     context = folder / "context.json"
     document = {"format": 1, "run": run["run"], "pipeline": run["pipeline"], "step": step, "by_hand": True}
     document |= {"project": str(settings.project), "workspace": str(workspace), "attempt": str(folder)}

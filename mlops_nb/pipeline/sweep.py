@@ -67,11 +67,12 @@ def swept_names(pipeline: Pipeline, swept: Iterable[str]) -> dict[str, tuple[str
 
 # %% ../../nbs/30_pipeline/10_sweep.ipynb #fc79b0e3
 def _refuse_twice(assignments: Sequence[Variant]) -> None:
-    texts = [canonical_json(assignment) for assignment in assignments]
-    for assignment, text in zip(assignments, texts, strict=True):
-        if texts.count(text) > 1:
+    seen = set()
+    for assignment in assignments:
+        if (text := canonical_json(assignment)) in seen:
             told = ", ".join(f"{name}={value}" for name, value in assignment.items())
             raise UsageError(f"The sweep has {told} twice.", "Leave one of the equal values out.", value=told)
+        seen.add(text)
 
 
 def _check_form(sweep: Mapping[str, Sequence[Any]], given: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from pipeline_support import Project, finish, gives, states, stop, wait_for
 
 from mlops_nb.core.errors import Refused, UsageError
 from mlops_nb.notebook.hand import HandContext, Place
+from mlops_nb.pipeline.opened import open_step
 
 SWEEP = {"train.model": ["tree", "linear"]}
 
@@ -226,3 +227,12 @@ def test_a_child_that_the_registry_refuses_is_told_by_the_sweep(again, listeners
     assert (result.exit_code, result.document["status"]) == (1, "failed")
     assert result.document["error"]["message"] == "The model is of no use."
     assert again.ledger.run(result.document["run"])["error"]["hint"] == "Train another one."
+
+
+def test_a_join_is_opened_with_what_all_variants_gave(again, swept):
+    for run in (swept[1].document["run"], again.run(sweep=SWEEP).document["run"]):  # made there, and reused
+        path = open_step(again.settings, run, "best")
+        read = json.loads((path.parent / "context.json").read_bytes())["needs"]
+        made = again.workspace / "attempts" / swept[1].document["run"] / "best/context.json"
+        assert read == json.loads(made.read_bytes())["needs"]
+        assert [record["variant"]["train.model"] for record in read["train[*].metrics"]] == ["linear", "tree"]
