@@ -199,11 +199,15 @@ def test_the_state_of_code_is_that_of_packages_and_of_this_one(tmp_path, monkeyp
     installed = tmp_path / "site-packages"
     installed.mkdir()
     monkeypatch.setattr(sys, "path", [*sys.path, str(installed), str(tmp_path)])
-    before = fork_server.code_state()
+    paths = fork_server.code_paths()
+    before = fork_server.code_state(paths)
     (tmp_path / "notes.txt").touch()
-    assert fork_server.code_state() == before, "a project's folder may change"
+    assert fork_server.code_state(paths) == before, "a project's folder may change"
     (installed / "new.py").touch()
-    assert fork_server.code_state() != before
+    assert fork_server.code_state(paths) != before
+    (installed / "new.py").unlink()
+    installed.rmdir()
+    assert 0 in fork_server.code_state(paths), "what was removed has changed, too"
 
 
 def test_what_runs_survives_the_end_of_the_server(shared, tmp_path):
@@ -229,7 +233,8 @@ def test_stop_lets_what_runs_finish(shared, tmp_path):
 def test_a_killed_worker_is_told_and_leaves_nothing(shared, tmp_path):
     thread, ended, pids = start_long(shared, tmp_path)
     server = psutil.Process(ask_server(shared.path, b"F")["pid"])
-    (worker,) = (child for child in server.children() if "fork.server" in " ".join(child.cmdline()))
+    forks = [child for child in server.children() if "fork.server" in " ".join(child.cmdline())]
+    (worker,) = (child for child in forks if child.num_threads() > 1)  # the others wait for work
     worker.kill()
     thread.join(30)
     assert isinstance(ended[0], WorkerGone) and ended[0].hint
@@ -309,8 +314,10 @@ def test_its_log_tells_no_secrets(runtime, tmp_path, monkeypatch):
     error, executed = step(executor, tmp_path, "import os\nprint(os.environ['SHOP_PASSWORD'])\n1 / 0")
     assert error["type"] == "ZeroDivisionError" and "hunter-22-tiger" not in executed
     pid = ask_server(executor.path, b"F")["pid"]
-    for child in psutil.Process(pid).children(recursive=True):
+    children = psutil.Process(pid).children(recursive=True)
+    for child in children:
         child.kill()
+    psutil.wait_procs(children, timeout=10)
     step(executor, tmp_path, "1")
     logs = [*runtime.rglob("*.log"), *Path(tempfile.gettempdir()).glob("mlops-nb-*/template.log")]
     assert logs and not [log for log in logs if "hunter-22-tiger" in log.read_text(errors="replace")]

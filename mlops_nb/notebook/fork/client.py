@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BOOT', 'SEEDS', 'START', 'GRACE', 'can_fork', 'hash_seed', 'Templates', 'start_templates', 'TemplateGone',
-           'own_umask', 'ForkedKernel']
+           'ForkedKernel']
 
 # %% ../../../nbs/20_notebook/35_fork_client.ipynb #3dce5944
 import json
@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from .executor import own_umask
 from .wire import GOODBYE, MARK, pack
 
 # %% ../../../nbs/20_notebook/35_fork_client.ipynb #ed9bb775
@@ -125,12 +126,6 @@ class TemplateGone(RuntimeError):
 
 START = 60.0  # seconds until a kernel must be there
 GRACE = 5.0  # seconds that a kernel has for its exit handlers
-
-
-def own_umask() -> int:
-    "The mask of this process for the modes of new files"
-    with open("/proc/self/status") as status:  # `os.umask` would have to change it, for all threads
-        return next(int(line.split()[1], 8) for line in status if line.startswith("Umask:"))
 
 
 class ForkedKernel:

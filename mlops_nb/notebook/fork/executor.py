@@ -4,20 +4,16 @@
 
 # %% auto #0
 __all__ = ['INTERPRETER', 'LONGEST', 'BOOT', 'STREAMS', 'PATIENCE', 'Progress', 'kept', 'with_absolute_paths', 'interpreter_key',
-           'socket_folder', 'socket_path', 'start_shared', 'WorkerGone', 'OwnServer', 'Executor', 'executor_for',
-           'ask_server']
+           'own_umask', 'temporary_folder', 'socket_folder', 'socket_path', 'start_shared', 'WorkerGone', 'OwnServer',
+           'Executor', 'executor_for', 'ask_server']
 
 # %% ../../../nbs/20_notebook/41_fork_executor.ipynb #982d8f3a
 import atexit
 import hashlib
 import json
 import os
-import pickle
 import socket
-import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -25,8 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import StepFailed
-from ...core.locks import FileLock
-from .client import own_umask
 from .wire import Reader, pack
 
 # %% ../../../nbs/20_notebook/41_fork_executor.ipynb #fa7440d1
@@ -46,12 +40,27 @@ def interpreter_key(environment: Mapping[str, str]) -> list[tuple[str, str]]:
     return sorted((name, value) for name, value in found.items() if name.startswith(INTERPRETER))
 
 
+def own_umask() -> int:
+    "The mask of this process for the modes of new files"
+    with open("/proc/self/status") as status:  # `os.umask` would have to change it, for all threads
+        return next(int(line.split()[1], 8) for line in status if line.startswith("Umask:"))
+
+
+def temporary_folder() -> str:
+    "What `tempfile.gettempdir` says, which costs a tenth of a short command to import"
+    if not any(os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")) and os.access("/tmp", os.W_OK | os.X_OK):
+        return "/tmp"
+    import tempfile
+
+    return tempfile.gettempdir()
+
+
 LONGEST = 70  # bytes that the folder of a socket may have, so that its path fits into 104
 
 
 def socket_folder() -> Path | None:
     "The folder of this user's sockets; None where there can be no safe one"
-    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    base = os.environ.get("XDG_RUNTIME_DIR") or temporary_folder()
     folder = Path(base) / f"mlops-nb-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -72,6 +81,8 @@ BOOT = "import sys; sys.path[0] = {!r}; from mlops_nb.notebook.fork.server impor
 
 
 def _start(door: socket.socket, idle: float, listening: bool, log: Any) -> Any:
+    import subprocess
+
     root = str(Path(sys.modules["mlops_nb"].__file__ or "").parents[1])
     command = [sys.executable, "-c", BOOT.format(root), str(door.fileno()), str(idle), str(listening)]
     options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, "cwd": "/"}
@@ -91,6 +102,8 @@ def _connected(path: Path) -> socket.socket | None:
 
 def start_shared(path: Path, idle: float) -> None:
     "Start a workspace's server, unless somebody else has"
+    from mlops_nb.core.locks import FileLock
+
     with FileLock(path.with_suffix(".lock")):
         if found := _connected(path):
             found.close()
@@ -116,6 +129,8 @@ class OwnServer:
     "A server that ends with this process"
 
     def __init__(self) -> None:
+        import threading
+
         self.lock = threading.Lock()
         self.line: socket.socket | None = None
         self.server: Any = None
@@ -167,7 +182,8 @@ class Executor:
         self.workspace, self.idle = workspace, idle
         folder = socket_folder() if shared else None
         self.path = socket_path(folder, workspace) if folder else None
-        self.own, self.open, self.interrupted = own or OwnServer(), set(), False
+        self.own = None if self.path else own or OwnServer()
+        self.open, self.interrupted = set(), False
 
     def step(
         self,
@@ -205,7 +221,8 @@ class Executor:
 
     def close(self) -> None:
         "End a server of one's own"
-        self.own.close()
+        if self.own:
+            self.own.close()
 
     def __enter__(self) -> "Executor":
         return self
@@ -237,7 +254,7 @@ class Executor:
 
     def _connection(self) -> socket.socket:
         for _ in range(20):
-            connection = self._to_shared() if self.path else self.own.connection()
+            connection = self.own.connection() if self.own else self._to_shared()
             with suppress(OSError):
                 if connection.recv(1) == b"T":
                     return connection
@@ -255,12 +272,21 @@ class Executor:
         return connection
 
 
+def _received(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(1 << 16)
+    except ConnectionResetError:  # killed before it had read the request
+        return b""
+
+
 def _answer_of(connection: socket.socket, on_progress: Progress | None) -> dict[str, Any]:
     reader = Reader()
-    while data := connection.recv(1 << 16):
+    while data := _received(connection):
         reader.feed(data)
         for message in reader:
             if "raised" in message:
+                import pickle
+
                 raise pickle.loads(bytes.fromhex(message["raised"]))
             if "progress" not in message:
                 return message

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['THREAD_VARIABLES', 'ONE_THREAD', 'INLINE', 'LATE', 'DEFAULT_SIGNALS', 'IRRELEVANT', 'IRRELEVANT_PREFIXES',
-           'threads_for', 'Descriptors', 'relevant', 'environment_key', 'Child', 'Prepared', 'Template', 'fork_quietly',
-           'main']
+           'threads_for', 'Descriptors', 'relevant', 'environment_key', 'Child', 'Prepared', 'Template', 'main']
 
 # %% ../../../nbs/20_notebook/34_fork_template.ipynb #4b9fa4ea
 import gc
@@ -17,11 +16,11 @@ import signal
 import socket
 import sys
 import traceback
-import warnings
 from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 
+from .ahead import LULL, Ahead, fork_to
 from .imports import INSTALLED, import_early
 
 # %% ../../../nbs/20_notebook/34_fork_template.ipynb #482053c7
@@ -201,13 +200,17 @@ class Template:
         self.retiring: list[Prepared] = []  # met a hazard; their kernels go on
         self.hazards: set[str] = set()  # modules that cannot be imported early
         self.retired = False  # whether it only waits for its kernels to end
+        self.ahead: Ahead | None = None  # the next kernel
         self.poll = select.poll()
         self.poll.register(control, select.POLLIN)
 
     def run(self) -> None:
         "Serve until the owner hangs up"
         while True:
-            for descriptor, _ in self.poll.poll():
+            events = self.poll.poll(None if self.ahead or self.retired else LULL * 1000)
+            if not events:
+                self.fork_ahead()
+            for descriptor, _ in events:
                 if descriptor == self.control.fileno():
                     self.request()
                 elif descriptor in self.children:
@@ -241,22 +244,15 @@ class Template:
             except OSError:  # it is gone: fork here
                 prepared = None
         if not prepared:
-            self.fork_kernel(job, given)
+            self.begin_kernel(job, data, given)
         for descriptor in given[1:]:
             os.close(descriptor)
         if prepared:
             os.close(given.life)
 
-    def fork_kernel(self, job: dict[str, Any], given: Descriptors) -> None:
-        "Fork a kernel"
-        parent, pid = os.getpid(), fork_quietly()
-        if pid == 0:
-            try:
-                self._forget()
-                _live(self.kernel, self.controller, job, given, parent)
-            finally:
-                traceback.print_exc(file=sys.__stderr__)
-                os._exit(1)
+    def begin_kernel(self, job: dict[str, Any], data: bytes, given: Descriptors) -> None:
+        "Have the kernel that was forked ahead begin, or fork one"
+        pid = self.begin_ahead(data, given) or self.fork_kernel(job, given)
         life = socket.socket(fileno=given.life)
         with suppress(OSError):  # whoever asked is gone: its end of the life line says so
             life.send(json.dumps({"pid": pid}).encode())
@@ -264,6 +260,48 @@ class Template:
         self.children[ended] = Child(pid, life)
         self.poll.register(ended, select.POLLIN)
         self.poll.register(life, select.POLLIN)
+
+    def fork_kernel(self, job: dict[str, Any], given: Descriptors) -> int:
+        "Fork a kernel; its number"
+        parent = os.getpid()
+
+        def live() -> None:
+            self._forget()
+            _live(self.kernel, self.controller, job, given, parent)
+
+        return fork_to(live)
+
+    def fork_ahead(self) -> None:
+        "Fork the next kernel"
+        parent = os.getpid()
+
+        def prepare() -> None:
+            from mlops_nb.notebook.fork.kernel import practise
+
+            self._forget()
+            _die_with(parent)
+            practise(self.kernel)
+
+        def live(data: bytes, descriptors: list[int]) -> None:
+            _live(self.kernel, self.controller, json.loads(data), Descriptors(*descriptors), parent)
+
+        self.ahead = Ahead(prepare, live, len(Descriptors._fields))
+        self.poll.register(self.ahead, select.POLLIN)
+
+    def begin_ahead(self, data: bytes, given: Descriptors) -> int | None:
+        "Tell the kernel that was forked ahead whose it is; its number, None where there is none"
+        ahead, self.ahead = self.ahead, None
+        if ahead is None:
+            return None
+        self.poll.unregister(ahead)
+        return ahead.begin(data, given)
+
+    def drop_ahead(self) -> None:
+        "The kernel that was forked ahead is gone, or has to go"
+        if self.ahead:
+            self.poll.unregister(self.ahead)
+            self.ahead.drop()
+            self.ahead = None
 
     def ended(self, descriptor: int) -> None:
         "Tell how a kernel ended"
@@ -281,13 +319,16 @@ class Template:
             os._exit(0)
 
     def let_go(self, descriptor: int) -> None:
-        "A life line was let go: kill the kernel; or a prepared template has something to say"
+        "A life line was let go: kill the kernel; or what was forked ahead is gone, or a prepared template has something to say"
         for child in self.children.values():
             if child.life.fileno() == descriptor:
                 _kill(child.pid)
                 self.poll.unregister(descriptor)
                 return
-        self.told_by_prepared(descriptor)
+        if self.ahead and self.ahead.fileno() == descriptor:
+            self.drop_ahead()
+        else:
+            self.told_by_prepared(descriptor)
 
     def modules_wanted(self, job: dict[str, Any]) -> None:
         "Have packages imported for an environment"
@@ -305,24 +346,24 @@ class Template:
     def fork_prepared(self, environment: dict[str, str]) -> Prepared:
         "Fork a template that will import packages"
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        parent, pid = os.getpid(), fork_quietly()
-        if pid == 0:
-            try:
-                ours.close()
-                self._forget()
-                _die_with(parent)
-                os.environ.clear()
-                os.environ.update({"MPLBACKEND": INLINE} | relevant(environment) | ONE_THREAD)
-                Template(theirs, self.kernel).run()
-            finally:
-                traceback.print_exc(file=sys.__stderr__)
-                os._exit(1)
+        parent = os.getpid()
+
+        def live() -> None:
+            ours.close()
+            self._forget()
+            _die_with(parent)
+            os.environ.clear()
+            os.environ.update({"MPLBACKEND": INLINE} | relevant(environment) | ONE_THREAD)
+            Template(theirs, self.kernel).run()
+
+        pid = fork_to(live)
         theirs.close()
         self.poll.register(ours, select.POLLIN)
         return Prepared(pid, ours, set(), relevant(environment))
 
     def import_here(self, modules: list[str]) -> None:
         "Import packages; if one turns out to be a hazard, tell, and take no more requests"
+        self.drop_ahead()
         hazard = import_early(modules)
         if hazard:
             self.control.send(json.dumps({"hazard": hazard}).encode())
@@ -360,23 +401,19 @@ class Template:
             _kill(child.pid)
         for _, prepared in self.all_prepared():
             prepared.control.close()
+        self.drop_ahead()
         os._exit(0)
 
     def _forget(self) -> None:
         "In a fork: close what belongs to the template"
         self.control.close()
+        if self.ahead:
+            self.ahead.line.close()
         for descriptor, child in self.children.items():
             os.close(descriptor)
             child.life.close()
         for _, prepared in self.all_prepared():
             prepared.control.close()
-
-
-def fork_quietly() -> int:
-    "`os.fork`, without the warning that this process might have threads: it has none"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
 
 
 def _told(control: socket.socket) -> bytes:
