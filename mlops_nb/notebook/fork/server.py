@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..folder import private_folder
+from .ahead import LULL, Ahead, fork_to
 from .client import Templates, start_templates
 from .imports import INSTALLED
-from .ahead import LULL, Ahead, fork_to
 
 # %% ../../../nbs/20_notebook/40_fork_server.ipynb #8df72d88
 def code_paths() -> list[str]:
