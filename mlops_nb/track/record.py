@@ -16,7 +16,9 @@ from typing import Any
 
 from ..core.serializers import serializers
 from ..core.settings import Settings
+from ..notebook.context import POINTS, read_points
 from ..pipeline.reporter import label
+from .curves import thinned
 
 # %% ../../nbs/40_track/02_record.ipynb #39f21580
 def wandb_id(
@@ -57,13 +59,7 @@ def history(points: Iterable[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]
         last = max(int(point["step"]), 0) if point.get("step") is not None else last + 1
         rows.setdefault(last, {}).update({_metric(name): value for name, value in point["values"].items()})
         rows[last]["_timestamp"] = point["t"]
-    return _thin(sorted(rows.items()), MOST_ROWS)
-
-
-def _thin(rows: list[Any], most: int) -> list[Any]:
-    if len(rows) <= most:
-        return rows
-    return [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
+    return thinned(sorted(rows.items()), MOST_ROWS)
 
 
 def _metric(name: str) -> str:
@@ -128,7 +124,7 @@ def step_record(
         "config": {**_parameters(run, step), "mlops_nb": _about(run, step)},
         "metrics": {_metric(name): value for name, value in (step.get("metrics") or {}).items()},
         "seconds": step.get("seconds"),
-        "history": history(_points(folder / "points.ndjson")) if fresh else [],
+        "history": history(read_points(folder / POINTS)) if fresh else [],
         "notebook": str(settings.project / step["notebook"]) if fresh and step.get("notebook") else None,
         "outputs": _outputs(run, step, folder, settings) if state == "done" else [],
         "inputs": _inputs(run, folder, settings) if fresh else [],
@@ -168,12 +164,6 @@ def _notes(step: dict[str, Any]) -> str:
 # %% ../../nbs/40_track/02_record.ipynb #c0c5bf03
 def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _points(path: Path) -> list[dict[str, Any]]:
-    "Logged points; the torn last line of a killed step is left out"
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n") and line.strip()]
 
 
 def _outputs(run: dict[str, Any], step: dict[str, Any], folder: Path, settings: Settings) -> list[dict[str, Any]]:
