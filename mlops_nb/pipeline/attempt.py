@@ -88,6 +88,8 @@ class Attempt(NamedTuple):
     needs: Mapping[str, Any]  # 'split.train' -> type, sha256, size, meta; of all variants: a list of them
     settings: Settings
     number: int = 1  # 2 for the first try again
+    parent: str | None = None  # the sweep that the run is a child of
+    variant: Mapping[str, Any] | None = None  # swept parameters of the step
 
     @property
     def place(self) -> str:
@@ -178,7 +180,8 @@ def try_step(
     atomic_write(copy, attempt.content)
     context = atomic_write(attempt.folder / "context.json", json.dumps(attempt.context(), indent=1))
     environment = kernel_environment(context, os.environ, jobs)
-    for more in hooks.emit("step_environment", run=attempt.run, step=attempt.step.name, settings=attempt.settings):
+    known = {"run": attempt.run, "parent": attempt.parent, "step": attempt.step.name, "variant": attempt.variant}
+    for more in hooks.emit("step_environment", settings=attempt.settings, **known):
         environment |= more
     options: dict[str, Any] = {"cwd": attempt.settings.project, "environment": environment, "on_progress": on_progress}
     options |= {"timeout": section.timeout, "memory": section.memory * 1_000_000, "engine": section.engine}

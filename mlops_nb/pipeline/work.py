@@ -276,7 +276,11 @@ def _execute(run: Run, decision: Decision, lease: Lease) -> None:
         if store.has(digest):
             store.path(digest).unlink()
     values, needs = run.plan.values[name], decision.needs
-    attempt = Attempt(run.id, run.plan.pipeline.name, step, run.shared.contents[name], values, needs, run.settings)
+    attempt = Attempt(
+        *(run.id, run.plan.pipeline.name, step, run.shared.contents[name], values, needs, run.settings),
+        parent=run.document["parent"],
+        variant=run.plan.variant(name),
+    )
     facts = {"position": step.position, "key": decision.key, "reasons": decision.reasons, "attempt": attempt.place}
     run.shared.worked = True
     steps = [(member.id, own) for member in run.members for own in member.plan.own]
