@@ -50,20 +50,17 @@ def test_a_step_that_logs_by_itself_and_fails_keeps_its_curve(tmp_path):
 
 
 ENDS = {
-    "raised": ("1 / 0", "failed", 1, []),
     "refused": ("from mlops_nb import Refused\nraise Refused('auc is 0.4', 'Train longer.')", "failed", 3, ["refused"]),
     "killed": ("import os\nos.kill(os.getpid(), 9)", "failed", 137, ["killed"]),
     "crashed": ("import ctypes\nctypes.string_at(0)", "failed", 139, ["crashed"]),
     "memory": ("import time\nheld = bytearray(600_000_000)\ntime.sleep(20)", "failed", 137, ["out of memory"]),
-    "late": ("import time\ntime.sleep(20)", "failed", 124, ["timed out"]),
 }
 
 
 @pytest.mark.parametrize("end", ENDS)
 def test_the_way_a_step_ends_is_seen(tmp_path, end):
     source, state, code, tags = ENDS[end]
-    limit = {"memory": "memory = 400\n", "late": "timeout = 3\n"}.get(end, "")
-    project = new_project(tmp_path, f"[pipeline]\n{limit}")
+    project = new_project(tmp_path, "[pipeline]\nmemory = 400\n" if end == "memory" else "")
     write_step(project, "ends", "10_train", "from mlops_nb import log\nlog(loss=0.5, step=7)", source)
     run = project.json("run", "ends", expect=3 if end == "refused" else 1)["run"]
     seen = summary(project, run, "train")
@@ -92,7 +89,8 @@ def test_what_is_not_shared_is_a_reference_and_what_is_shared_can_be_seen(tmp_pa
     sources = [
         "#| parameters\ndepth: int = 3  # of trees",
         "import pandas as pd\nfrom mlops_nb import Metrics, flow, log\nlog(loss=0.5)",
-        "flow.rows = pd.DataFrame({'income': [1234567, 7654321]})\nflow.metrics = Metrics({'auc': 0.9})\nflow.rest = {'a': 1}",
+        "flow.rows = pd.DataFrame({'income': [1234567, 7654321]})",
+        "flow.metrics = Metrics({'auc': 0.9})\nflow.rest = {'a': 1}",
     ]
     write_step(project, "share", "10_train", *sources)
     [run, everything] = [
