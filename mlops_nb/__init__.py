@@ -9,11 +9,13 @@ if TYPE_CHECKING:
     from mlops_nb.core.serializers import Figure, File, Json, Metrics, Report
     from mlops_nb.data.table import Table
     from mlops_nb.model.artifact import Model
+    from mlops_nb.model.callbacks import LogScores, log_fit, log_trial
     from mlops_nb.model.package import ModelPackage
     from mlops_nb.notebook.flow import flow, log, note
     from mlops_nb.notebook.parameters import LogRange, Path, Pattern, Range, Secret, Source
     from mlops_nb.notebook.redact import secret
     from mlops_nb.registry.versions import models
+    from mlops_nb.track.curves import curves
     from mlops_nb.track.tables import leaderboard, runs
 
 __all__ = [  # the type checker wants the names as text; a test compares them with PUBLIC
@@ -21,6 +23,7 @@ __all__ = [  # the type checker wants the names as text; a test compares them wi
     "File",
     "Json",
     "LogRange",
+    "LogScores",
     "Metrics",
     "MlopsError",
     "Model",
@@ -33,9 +36,12 @@ __all__ = [  # the type checker wants the names as text; a test compares them wi
     "Secret",
     "Source",
     "Table",
+    "curves",
     "flow",
     "leaderboard",
     "log",
+    "log_fit",
+    "log_trial",
     "models",
     "note",
     "runs",

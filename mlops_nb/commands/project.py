@@ -23,7 +23,9 @@ def config(values: Any, screen: Terminal) -> Answer:
 
 
 def _plain(value: Any, settings: Settings) -> Any:
-    "A value as JSON has it; a path inside the project is relative to it"
+    "A value as JSON has it; a list as it stands in the file, a path inside the project relative to it"
+    if isinstance(value, tuple):
+        return ", ".join(value)
     if not isinstance(value, Path):
         return value
     return value.relative_to(settings.project).as_posix() if value.is_relative_to(settings.project) else str(value)

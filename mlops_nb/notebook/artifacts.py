@@ -20,6 +20,7 @@ from ..core.files import atomic_write, make_folder, storage_errors
 from ..core.hashing import canonical_json
 from ..core.serializers import Metrics, serializer_for, serializers
 from ..core.store import Store
+from .redact import own_redactor
 
 # %% ../../nbs/20_notebook/11_artifacts.ipynb #83d50151
 def keep(
@@ -117,8 +118,8 @@ def note_findings(
 ) -> None:
     "Enter findings in the manifest"
     manifest = {**read_manifest(path), "step": step}
-    known = manifest.get("findings", [])
-    manifest["findings"] = known + [finding for finding in findings if finding not in known]
+    known, clean = manifest.get("findings", []), own_redactor().json(findings)
+    manifest["findings"] = known + [finding for finding in clean if finding not in known]
     atomic_write(path, canonical_json(manifest))
 
 # %% ../../nbs/20_notebook/11_artifacts.ipynb #7939947a

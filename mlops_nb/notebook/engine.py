@@ -166,6 +166,7 @@ def execute_step(
     started = time.monotonic()
     papermill = import_papermill()
     from mlops_nb.notebook.cells import read_cells
+    from mlops_nb.notebook.executed import sign
     from mlops_nb.notebook.execution import Execution
     from mlops_nb.notebook.redact import Redactor, environment_secrets
     from mlops_nb.notebook.saving import Saver
@@ -184,8 +185,12 @@ def execute_step(
         engine=engine,
         templates=templates,
     )
-    failed = _run(papermill, _input(Path(notebook), cells), dict(parameters), execution, paths["input_path"])
-    _finish(output, execution.log, known)
+    try:
+        failed = _run(papermill, _input(Path(notebook), cells), dict(parameters), execution, paths["input_path"])
+    finally:  # also when the runner is interrupted
+        if execution.log:
+            known.file(execution.log)
+    sign(output)
     return {"seconds": time.monotonic() - started, "error": known.json(failed), "facts": execution.facts}
 
 
@@ -223,16 +228,6 @@ def _shown_paths(notebook: str | os.PathLike[str], output: str | os.PathLike[str
 def _log_file(variables: Mapping[str, str]) -> Path | None:
     context = variables.get("MLOPS_NB_STEP")
     return Path(context).parent / "log.txt" if context else None
-
-
-def _finish(output: str | os.PathLike[str], log: Path | None, redactor: Any) -> None:
-    from mlops_nb.notebook.executed import sign
-
-    if log and log.exists():
-        text = log.read_text(encoding="utf-8", errors="replace")
-        if (clean := redactor.text(text)) != text:
-            log.write_text(clean, encoding="utf-8")
-    sign(output)
 
 
 def _cell_error(papermill: Any, execution: Any, notebook: str) -> dict[str, Any] | None:

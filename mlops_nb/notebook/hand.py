@@ -21,7 +21,7 @@ from ..core.errors import UsageError, did_you_mean
 from ..core.locks import using
 from ..core.settings import Settings, find_project, load_settings
 from .artifacts import fetch, give, note_findings, read_manifest
-from .context import append_points, in_order
+from .context import POINTS, append_points, in_order
 from .matching import best_match, calling_namespace, executed_statements
 from .source import StepSource, examine_pipeline, step_name, step_paths
 
@@ -270,7 +270,7 @@ class HandContext:
 
     def log(self, values: dict[str, Any], step: int | None) -> None:
         "Append a point to the curves of this notebook"
-        path = self.own / "points.ndjson"
+        path = self.own / POINTS
         if not self.logged:
             path.unlink(missing_ok=True)
         self.logged = True

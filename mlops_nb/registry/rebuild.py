@@ -25,7 +25,7 @@ from ..core.ledger.results import insert_contents
 from ..core.ledger.runs import GONE, insert, user_name
 from ..core.settings import Settings
 from ..core.store import Store
-from ..pipeline.attempt import read_points
+from ..notebook.context import POINTS, read_points
 from ..pipeline.record import REGISTRY, RESULT, ROWS, RUN, read_record
 from .collect import hold
 from .packages import PackageFile
@@ -101,7 +101,7 @@ def _insert_result(execute: Execute, result: dict[str, Any]) -> int:
     texts = {"parts": to_text(result["parts"]), "manifest": to_text(result["manifest"])}
     insert(execute, "results", **facts, **texts, cache_key=key, run_id=result["run"])
     number = execute("SELECT last_insert_rowid() AS id")[0]["id"]
-    points = read_points(result["attempt"] / "points.ndjson")
+    points = read_points(result["attempt"] / POINTS)
     insert_contents(execute, number, result["manifest"]["gives"], points)
     return number
 

@@ -34,6 +34,7 @@ def writer_environment(settings: Settings) -> dict[str, str]:
         "MLOPS_NB_WORKSPACE_PATH": str(settings.workspace.path),
         "MLOPS_NB_TRACKING_MODE": settings.tracking.mode,
         "MLOPS_NB_TRACKING_PROJECT": settings.tracking.project,
+        "MLOPS_NB_TRACKING_SHARE": ",".join(settings.tracking.share),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }

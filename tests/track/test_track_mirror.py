@@ -193,9 +193,11 @@ def test_artifacts_are_linked_by_reference(project):
     assert set(named) == {"tabular-train-model", "tabular-train-curve", "tabular-ingest-rows"}
     assert named["tabular-ingest-rows"]["use_after_commit"] is True
     assert "use_after_commit" not in named["tabular-train-model"]
-    for item in found:
-        for content in item["manifest"]["contents"]:
-            assert content["local_path"].startswith(".mlops/objects/"), "a copy, or a path of this machine"
+    [content] = named["tabular-train-curve"]["manifest"]["contents"]
+    assert content["local_path"].startswith(".mlops/objects/"), "a copy, or a path of this machine"
+    for name in ("tabular-train-model", "tabular-ingest-rows"):  # not shared unless asked for
+        [content] = named[name]["manifest"]["contents"]
+        assert content["ref"].startswith("mlops-nb://sha256/") and "local_path" not in content and content["size"]
     assert not list(settings.workspace.path.glob("wandb*/**/staging/*"))
 
 
@@ -296,6 +298,7 @@ def test_a_step_that_logs_by_itself_stays_offline_and_shares_the_run(tmp_path, l
     assert by_step["run_id"] == by_mirror["run_id"] == f"{run['run']}-train"
     assert by_step["summary"]["loss"] == 0.4 and by_step["config"] == {"depth": 3}
     assert by_mirror["summary"]["auc"] == 0.9 and "loss" not in by_mirror["summary"]
+    assert (by_step["summary"]["_step"], by_mirror["summary"]["_step"]) == (1, 2)
     joined = [record["run"] for part in parts for record in inspect(part) if record["type"] == "run"]
     assert all(record["resume"] and record["run_group"] == run["run"] for record in joined)
 

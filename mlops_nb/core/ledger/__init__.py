@@ -9,6 +9,7 @@ __all__ = ['Ledger']
 from types import TracebackType
 
 from ..files import atomic_write
+from .curves import Curves
 from .database import PATIENCE
 from .leases import Leases
 from .migrate import open_database
@@ -19,7 +20,9 @@ from .trail import Mirrors, Trail
 from ..settings import Settings
 
 # %% ../../../nbs/00_core/18_ledger.ipynb #91eee4ee
-class Ledger(RunWriter, RunReader, ResultWriter, ResultReader, Leases, Versions, Aliases, Releases, Trail, Mirrors):
+class Ledger(
+    RunWriter, RunReader, ResultWriter, ResultReader, Curves, Leases, Versions, Aliases, Releases, Trail, Mirrors
+):
     "Runs, results, models, releases and what else happened"
 
     @classmethod
