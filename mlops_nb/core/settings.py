@@ -48,7 +48,10 @@ class PipelineSection(NamedTuple):
 class Tracking(NamedTuple):
     "[tracking]: the mirror in Weights & Biases"
 
-    mode: Annotated[Literal["offline", "off"], "Whether runs are mirrored to W&B files in the workspace"] = "offline"
+    mode: Annotated[
+        Literal["offline", "mirror", "off"],
+        "W&B runs: files in the workspace, the same sent to the service after each run, or none",
+    ] = "offline"
     project: Annotated[str, "Name of the W&B project; empty is the package's name"] = ""
 
 

@@ -10,6 +10,7 @@ from types import TracebackType
 
 from ..files import atomic_write
 from .database import PATIENCE
+from .deliveries import Deliveries
 from .leases import Leases
 from .migrate import open_database
 from .models import Aliases, Releases, Versions
@@ -19,7 +20,9 @@ from .trail import Mirrors, Trail
 from ..settings import Settings
 
 # %% ../../../nbs/00_core/18_ledger.ipynb #91eee4ee
-class Ledger(RunWriter, RunReader, ResultWriter, ResultReader, Leases, Versions, Aliases, Releases, Trail, Mirrors):
+class Ledger(
+    RunWriter, RunReader, ResultWriter, ResultReader, Leases, Versions, Aliases, Releases, Trail, Mirrors, Deliveries
+):
     "Runs, results, models, releases and what else happened"
 
     @classmethod
