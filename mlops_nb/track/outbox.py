@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ATTEMPTS', 'PAUSE', 'SETTLE', 'Parcel', 'open_parcel', 'missing', 'TimeIsUp', 'Outbox']
 
-# %% ../../nbs/40_track/13_outbox.ipynb #85a3128f
+# %% ../../nbs/40_track/13_outbox.ipynb #163dfcb7
 import os
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ..core.faults import point
 from ..core.settings import Settings
 from .service import Access, Seen, has_version, own_entity, patiently, see_run
-from .transaction_log import Contents, Item, contents, rest_of, run_file
+from .transaction_log import Contents, Item, contents, rest_of, run_file, summary_of
 from .upload import staging, upload
 
 # %% ../../nbs/40_track/13_outbox.ipynb #f90230d2
@@ -65,7 +65,7 @@ def missing(
     used = [f"the use of {item.collection}" for item in parcel.used if (item.collection, item.digest) not in seen.used]
     return [*state, *gave, *(f"{what} is not linked" for what in used)]
 
-# %% ../../nbs/40_track/13_outbox.ipynb #eade3f19
+# %% ../../nbs/40_track/13_outbox.ipynb #d5bfa3c0
 ATTEMPTS = 3  # in one sync
 PAUSE = 2.0  # seconds before the second attempt; doubled before each further one
 SETTLE = (0.0, 1.0, 2.0)  # seconds before the questions whether all is there: a service may need a moment
@@ -127,12 +127,14 @@ class Outbox:
 
     def send(self, parcel: Parcel, arrived: int) -> list[str]:
         "Upload all parts without the points that have arrived; what the client complained about"
-        complaints = []
+        complaints: list[str] = []
+        before: dict[str, Any] = {}
         for folder, part in zip(parcel.folders, parcel.parts, strict=True):
             there = min(arrived, part.points)
             arrived -= there
-            source = rest_of(folder, there, staging(self.settings)) if there else folder
+            source = rest_of(folder, there, before, staging(self.settings)) if there or before else folder
             complaints += upload(source, part.size, self.settings, self.access, self.entity, self.left())
+            before |= summary_of(folder)
         return complaints
 
     def deliver(self, row: dict[str, Any], parcel: Parcel) -> list[str]:

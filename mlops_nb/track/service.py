@@ -169,10 +169,10 @@ def patiently(
             sleep(max(pause, error.wait))
     return question()
 
-# %% ../../nbs/40_track/11_service.ipynb #81f0b180
+# %% ../../nbs/40_track/11_service.ipynb #b5d4d788
 PAGE = 100
 ARTIFACTS = "pageInfo { hasNextPage endCursor } edges { node { digest state artifactSequence { name } } }"
-VIEWER = "query OutboxViewer { viewer { entity username } }"
+VIEWER = "query OutboxViewer { viewer { entity } }"
 RUN = f"""
 query OutboxRun($entity: String!, $project: String!, $run: String!, $outputs: String, $inputs: String, $size: Int) {{
   project(entityName: $entity, name: $project) {{
@@ -211,12 +211,12 @@ class Seen(NamedTuple):
 
 def own_entity(access: Access) -> str:
     "The account that runs go to when nobody says where"
-    viewer = ask(access, VIEWER)["viewer"]
-    if not viewer:
-        raise NotAllowed(
-            f"{access.url} does not know whose the key from {access.source} is.", "Log in again: wandb login."
+    viewer = ask(access, VIEWER)["viewer"] or {}
+    if not viewer.get("entity"):
+        raise UsageError(
+            f"{access.url} names no account for the key from {access.source}.", "Say whose the runs are: WANDB_ENTITY."
         )
-    return viewer["entity"] or viewer["username"]
+    return viewer["entity"]
 
 
 def see_run(access: Access, entity: str, project: str, run: str) -> Seen | None:

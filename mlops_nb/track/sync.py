@@ -204,7 +204,7 @@ def sync_status(settings: Settings, runs: list[str] | None = None) -> dict[str, 
         "steps": [row for row in rows if is_open(row)],
     }
 
-# %% ../../nbs/40_track/14_sync.ipynb #95365cad
+# %% ../../nbs/40_track/14_sync.ipynb #7c5d53e5
 WRITER = 600.0  # seconds to wait for the writer of W&B files
 BACKGROUND = "import sys; sys.path.append(sys.argv.pop(1)); from mlops_nb.track.sync import main; sys.exit(main())"
 
@@ -222,8 +222,10 @@ def start_sync(
     import mlops_nb.track as room
 
     package = Path(room.__path__[0]).resolve().parents[1]
-    own = {"MLOPS_NB_WORKSPACE_PATH": str(settings.workspace.path)}
-    own |= {f"MLOPS_NB_TRACKING_{name.upper()}": value for name, value in settings.tracking._asdict().items()}
+    own = {
+        "MLOPS_NB_WORKSPACE_PATH": str(settings.workspace.path),
+        "MLOPS_NB_TRACKING_PROJECT": settings.tracking.project,
+    }
     environment = {name: value for name, value in os.environ.items() if name != "MLOPS_NB_STEP"}
     with open(sync_log(settings), "ab") as log:
         return subprocess.Popen(

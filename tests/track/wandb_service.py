@@ -90,7 +90,7 @@ class Service:
         self.faults: list[Fault] = []
         self.lose: dict[str, int] = {}  # collection -> how often a committed version of it is forgotten
         self.lose_edges = 0  # how many used-by edges are forgotten
-        self.delay = 0.0
+        self.delay, self.is_up = 0.0, True
         self.server = Server(("127.0.0.1", port), type("Bound", (Handler,), {"service": self}))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
@@ -99,8 +99,14 @@ class Service:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+        self.stop()
+
+    def stop(self) -> None:
+        """Be down from now on."""
+        if self.is_up:
+            self.is_up = False
+            self.server.shutdown()
+            self.server.server_close()
 
     def identity(self, kind: str) -> str:
         """A new id."""
@@ -270,7 +276,7 @@ def NotifyScriptableRunAlert(service: Service, variables: dict) -> dict:
 
 @operation
 def OutboxViewer(service: Service, variables: dict) -> dict:
-    return {"viewer": {"entity": ENTITY, "username": ENTITY}}
+    return {"viewer": {"entity": ENTITY}}
 
 
 @operation
