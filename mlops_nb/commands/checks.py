@@ -240,8 +240,25 @@ def check_tracking(settings: Settings, fix: bool) -> Iterator[Finding]:
         yield Finding("ok", "tracking", "off: runs are recorded in the ledger alone")
         return
     place = _shown(settings.workspace.path / "wandb", settings)
-    yield Finding("ok", "tracking", f"W&B offline: runs are files in {place}, nothing leaves this machine")
+    if settings.tracking.mode == "mirror":
+        yield from _check_deliveries(settings)
+    else:
+        yield Finding("ok", "tracking", f"W&B offline: runs are files in {place}, nothing leaves this machine")
     yield from _check_mirrors(settings, fix)
+
+
+def _check_deliveries(settings: Settings) -> Iterator[Finding]:
+    "Whether runs get from this machine to W&B"
+    from mlops_nb.track.sync import sync_status
+
+    status = sync_status(settings)
+    if status["key"] is None:
+        words = f"runs are to be sent to {status['server']}, and there is no key for it"
+        yield Finding("warn", "tracking", words, "Log in: wandb login; or set WANDB_API_KEY.")
+        return
+    yield Finding("ok", "tracking", f"runs are sent to {status['server']}, key from {status['key']}")
+    if failed := status["counts"]["failed"]:
+        yield Finding("warn", "tracking", f"{counted(failed, 'step')} could not be sent", "mlops-nb sync --status")
 
 
 def _check_mirrors(settings: Settings, fix: bool) -> Iterator[Finding]:

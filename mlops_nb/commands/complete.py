@@ -141,6 +141,8 @@ def _inside(command: Command, before: list[str], current: str) -> Candidates:
         return _flags((*command.options, *COMMON))
     if len(places) < len(command.arguments):
         return values(command.arguments[len(places)].complete, current, pipeline)
+    if command.arguments and command.arguments[-1].many:
+        return values(command.arguments[-1].complete, current, pipeline)
     return []
 
 

@@ -23,6 +23,8 @@ class Argument(NamedTuple):
     help: str
     required: bool = True
     complete: str = ""
+    many: bool = False
+    "Whether more words may follow; only the last argument"
 
 
 class Option(NamedTuple):
@@ -146,21 +148,25 @@ def _convert(option: Option, text: str) -> Any:
         raise UsageError(f"{option.flags[-1]} is '{text}'.", f"Give {wanted}.", value=text) from None
 
 
-def _arguments(command: Command, places: list[str]) -> dict[str, str]:
+def _arguments(command: Command, places: list[str]) -> dict[str, Any]:
     known = command.arguments
-    if len(places) > len(known):
+    if len(places) > len(known) and not (known and known[-1].many):
         extra = places[len(known)]
         hint = "Parameters are set by -p step.name=value." if "=" in extra else f"See mlops-nb {command.name} -h."
         raise UsageError(f"{command.name}: '{extra}' is one word too many.", hint, value=extra)
     missing = [argument for argument in known[len(places) :] if argument.required]
     if missing:
         raise UsageError(f"{command.name}: {missing[0].name} is missing, {missing[0].help}.", usage(command))
-    return {argument.name.lower(): text for argument, text in zip(known, places, strict=False)}
+    values: dict[str, Any] = {argument.name.lower(): text for argument, text in zip(known, places, strict=False)}
+    if known and known[-1].many:
+        values[known[-1].name.lower()] = places[len(known) - 1 :]
+    return values
 
 # %% ../../nbs/95_cli/01_grammar.ipynb #ebca745a
 def usage(command: Command) -> str:
     "`mlops-nb run PIPELINE [options]`"
-    places = [a.name if a.required else f"[{a.name}]" for a in command.arguments]
+    names = [(f"{a.name}..." if a.many else a.name, a.required) for a in command.arguments]
+    places = [name if required else f"[{name}]" for name, required in names]
     return " ".join(["mlops-nb", command.name, *places, *(["[options]"] if command.options else [])])
 
 

@@ -24,6 +24,9 @@ POINTS = (
     "while-collecting",
     "before-replace",
     "while-replacing",
+    "before-upload",
+    "after-upload",
+    "after-delivery",
 )
 VARIABLE = "MLOPS_NB_FAULT"
 _passed: dict[str, int] = {}

@@ -52,7 +52,10 @@ Shared = Literal["metrics", "parameters", "reports", "tables", "models", "files"
 class Tracking(NamedTuple):
     "[tracking]: the mirror in Weights & Biases"
 
-    mode: Annotated[Literal["offline", "off"], "Whether runs are mirrored to W&B files in the workspace"] = "offline"
+    mode: Annotated[
+        Literal["offline", "mirror", "off"],
+        "W&B runs: files in the workspace, the same sent to the service after each run, or none",
+    ] = "offline"
     project: Annotated[str, "Name of the W&B project; empty is the package's name"] = ""
     share: Annotated[tuple[Shared, ...], "What W&B is given; of anything else it learns name, digest and size"] = (
         "metrics",

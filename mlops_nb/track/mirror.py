@@ -194,6 +194,10 @@ def run_finished(run: dict[str, Any], settings: Settings) -> None:
             patience = SILENT if run["status"] == "interrupted" else WAIT  # who pressed Ctrl-C wants to leave
             if words := report(mirror.finish(patience) or {"problems": []}):
                 say(words)
+            if settings.tracking.mode == "mirror" and mirror.process is not None:
+                from mlops_nb.track.sync import start_sync
+
+                start_sync(settings, mirror.process.pid)
 
 # %% ../../nbs/40_track/06_mirror.ipynb #48a54ef9
 def pending(settings: Settings) -> list[str]:

@@ -84,7 +84,7 @@ def test_a_workspace_that_would_hold_the_project_is_refused(tmp_path, monkeypatc
         ("[pipeline]\ntimeout = 1.5\n", r"timeout is '1.5' \(settings.ini:2\), expected a whole number", "Correct"),
         ("[pipeline]\ntimeout = -1\n", r"expected a whole number of at least 0", "Correct"),
         ("[registry]\nbento_store = maybe\n", r"expected true or false", "Correct"),
-        ("[tracking]\nmode = online\n", r"'online' .* expected one of offline, off", "Did you mean 'offline'"),
+        ("[tracking]\nmode = online\n", r"'online' .* expected one of offline, mirror, off", "Did you mean 'offline'"),
         ("[DEFAULT]\nmodel = x\n", r"\[DEFAULT\] \(settings.ini, line 1\)", "Move its keys"),
         ("[serving]\nmodel = a\nmodel = b\n", "already exists", "Correct that line"),
         ("[serving]\nmodel\n", "cannot be read", "Correct that line"),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['metadata', 'runs', 'run_parameters', 'run_sources', 'results', 'run_steps', 'artifacts', 'metrics', 'points',
-           'leases', 'model_versions', 'alias_events', 'releases', 'events', 'mirrors']
+           'leases', 'model_versions', 'alias_events', 'releases', 'events', 'mirrors', 'deliveries']
 
 # %% ../../../nbs/00_core/10_ledger_schema.ipynb #76da3e5b
 from sqlalchemy import (
@@ -236,5 +236,17 @@ mirrors = Table(
     Column("step", Text, primary_key=True),
     _text("state"),
     _text("wandb_id", nullable=True),
+    _text("updated"),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
+    Column("step", Text, primary_key=True),
+    _text("state"),
+    Column("attempts", Integer, nullable=False),
+    _text("error", nullable=True),
+    _text("next_try", nullable=True),
     _text("updated"),
 )
