@@ -19,8 +19,8 @@ SECOND = '''
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "9999"
+down_revision = "HEAD"
 
 
 def upgrade() -> None:
@@ -28,21 +28,21 @@ def upgrade() -> None:
     op.create_table("extra", sa.Column("id", sa.Integer(), primary_key=True))
     with op.batch_alter_table("metrics") as batch:
         batch.add_column(sa.Column("unit", sa.Text()))
-'''
+'''.replace("HEAD", HEAD)
 
 BROKEN = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "9999"
+down_revision = "HEAD"
 
 
 def upgrade() -> None:
     op.create_table("extra", sa.Column("id", sa.Integer(), primary_key=True))
     op.execute("INSERT INTO run_sources VALUES ('no such run', 'a.py', 'ff')")
     {last}
-"""
+""".replace("HEAD", HEAD)
 
 OPEN = """
 import sys, time
@@ -72,7 +72,7 @@ def scripts(tmp_path):
     """The project's scripts, and a second migration behind them."""
     folder = tmp_path / "scripts"
     shutil.copytree(SCRIPTS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "0002_note.py").write_text(SECOND)
+    (folder / "versions" / "9999_note.py").write_text(SECOND)
     return folder
 
 
@@ -113,23 +113,23 @@ def test_two_processes_create_it_once(tmp_path, start_python, finish):
 
 
 def test_an_older_ledger_upgrades_itself_after_a_backup(path, scripts):
-    database = open_database(path, head="0002", scripts=scripts)
-    assert schema_number(database) == "0002"
+    database = open_database(path, head="9999", scripts=scripts)
+    assert schema_number(database) == "9999"
     assert database.rows("SELECT id, note FROM runs") == [{"id": "run-1", "note": "none"}]
     assert database.rows("SELECT value, unit FROM metrics") == [{"value": 0.9, "unit": None}]
     (copy,) = backups(path)
     assert not list(path.parent.glob(".*")) and not list(path.parent.glob("ledger-*-wal"))
-    assert copy.name.startswith("ledger-0001-")
+    assert copy.name.startswith(f"ledger-{HEAD}-")
     kept = sqlite3.connect(copy)
-    assert kept.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+    assert kept.execute("SELECT version_num FROM alembic_version").fetchall() == [(HEAD,)]
     assert kept.execute("SELECT id, status FROM runs").fetchall() == [("run-1", "ok")]
-    open_database(path, head="0002", scripts=scripts)
+    open_database(path, head="9999", scripts=scripts)
     assert backups(path) == [copy], "an upgraded ledger is not copied again"
 
 
 def test_two_processes_upgrade_it_once(path, scripts, start_python, finish):
-    arguments = (OPEN, path, "0002", scripts, time.time() + 1.0)
-    assert finish(*(start_python(*arguments) for _ in range(3))) == ["0002"] * 3
+    arguments = (OPEN, path, "9999", scripts, time.time() + 1.0)
+    assert finish(*(start_python(*arguments) for _ in range(3))) == ["9999"] * 3
     assert len(backups(path)) == 1
 
 
@@ -139,24 +139,24 @@ def test_two_processes_upgrade_it_once(path, scripts, start_python, finish):
     ids=["references", "raises"],
 )
 def test_a_failing_upgrade_leaves_the_old_ledger(path, scripts, last, error):
-    (scripts / "versions" / "0002_note.py").write_text(BROKEN.format(last=last))
+    (scripts / "versions" / "9999_note.py").write_text(BROKEN.format(last=last))
     with pytest.raises(error, match=r"would break 1 references|halfway"):
-        open_database(path, head="0002", scripts=scripts)
+        open_database(path, head="9999", scripts=scripts)
     assert schema_number(open_database(path)) == HEAD
     assert not connect(path).execute("SELECT name FROM sqlite_master WHERE name = 'extra'").fetchall()
 
 
 def test_a_killed_upgrade_leaves_the_old_ledger(path, scripts, start_python):
-    (scripts / "versions" / "0002_note.py").write_text(
+    (scripts / "versions" / "9999_note.py").write_text(
         BROKEN.format(last="print('there', flush=True); import time; time.sleep(60)")
     )
-    process = start_python(OPEN, path, "0002", scripts, 0)
+    process = start_python(OPEN, path, "9999", scripts, 0)
     assert process.stdout.readline() == "there\n"
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert schema_number(open_database(path)) == HEAD
-    (scripts / "versions" / "0002_note.py").write_text(SECOND)
-    assert schema_number(open_database(path, head="0002", scripts=scripts)) == "0002"
+    (scripts / "versions" / "9999_note.py").write_text(SECOND)
+    assert schema_number(open_database(path, head="9999", scripts=scripts)) == "9999"
 
 
 def test_a_killed_creation_leaves_no_ledger(tmp_path, start_python):
@@ -178,21 +178,38 @@ def test_an_upgrade_waits_for_no_live_run(path, scripts):
     ledger = Ledger(open_database(path))
     ledger.begin_run("run-2", "tabular", {})
     with pytest.raises(Busy, match=r"run run-2 of process .* is still going on"):
-        open_database(path, head="0002", scripts=scripts)
+        open_database(path, head="9999", scripts=scripts)
     with ledger.database.transaction() as execute:
         execute("UPDATE runs SET process_started = '1' WHERE id = 'run-2'")
-    assert schema_number(open_database(path, head="0002", scripts=scripts)) == "0002"
+    assert schema_number(open_database(path, head="9999", scripts=scripts)) == "9999"
     ledger.close()
 
 
 def test_a_newer_ledger_is_refused_and_untouched(path, scripts):
-    open_database(path, head="0002", scripts=scripts).close()
+    open_database(path, head="9999", scripts=scripts).close()
     before = path.read_bytes()
-    with pytest.raises(StorageError, match=r"has schema 0002, and this mlops_nb knows only 0001\.") as caught:
+    with pytest.raises(
+        StorageError, match=rf"has schema 9999, and this mlops_nb knows only 0001 to {HEAD}\."
+    ) as caught:
         open_database(path)
     assert "newer version" in caught.value.hint
     assert path.read_bytes() == before
     assert len(backups(path)) == 1
+
+
+def test_a_ledger_of_the_first_schema_keeps_what_it_has(tmp_path):
+    scripts = tmp_path / "first"
+    shutil.copytree(SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__", "000[2-9]*"))
+    path = tmp_path / "ledger.sqlite"
+    ledger = Ledger(open_database(path, head="0001", scripts=scripts))
+    ledger.begin_run("run-1", "tabular", {"train.model": "forest"})
+    ledger.end_run("run-1", "ok")
+    ledger.close()
+    ledger = Ledger(open_database(path))
+    assert ledger.run("run-1")["parameters"] == {"train.model": "forest"}
+    ledger.tag_run("run-1", add=["old"])
+    assert ledger.annotations(["run-1"])["run-1"]["tags"] == ["old"] and ledger.costs(["run-1"]) == {"run-1": None}
+    ledger.close()
 
 
 def test_another_database_is_no_ledger(tmp_path):

@@ -9,6 +9,8 @@ __all__ = ['Ledger']
 from types import TracebackType
 
 from ..files import atomic_write
+from .annotations import Annotations
+from .costs import Costs
 from .database import PATIENCE
 from .leases import Leases
 from .migrate import open_database
@@ -19,7 +21,20 @@ from .trail import Mirrors, Trail
 from ..settings import Settings
 
 # %% ../../../nbs/00_core/18_ledger.ipynb #91eee4ee
-class Ledger(RunWriter, RunReader, ResultWriter, ResultReader, Leases, Versions, Aliases, Releases, Trail, Mirrors):
+class Ledger(
+    RunWriter,
+    RunReader,
+    ResultWriter,
+    ResultReader,
+    Leases,
+    Versions,
+    Aliases,
+    Releases,
+    Trail,
+    Mirrors,
+    Annotations,
+    Costs,
+):
     "Runs, results, models, releases and what else happened"
 
     @classmethod
