@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from mlops_nb.notebook.parameters import LogRange, Path, Pattern, Range, Secret, Source
     from mlops_nb.notebook.redact import secret
     from mlops_nb.registry.versions import models
-    from mlops_nb.track.tables import leaderboard, runs
+    from mlops_nb.track.board import leaderboard
+    from mlops_nb.track.tables import runs
 
 __all__ = [  # the type checker wants the names as text; a test compares them with PUBLIC
     "Figure",

@@ -34,7 +34,7 @@ PUBLIC = {
     "MlopsError": "mlops_nb.core.errors",
     "Refused": "mlops_nb.core.errors",
     "runs": "mlops_nb.track.tables",
-    "leaderboard": "mlops_nb.track.tables",
+    "leaderboard": "mlops_nb.track.board",
     "models": "mlops_nb.registry.versions",
 }
 

@@ -11,6 +11,7 @@ from types import TracebackType
 from ..files import atomic_write
 from .annotations import Annotations
 from .costs import Costs
+from .curves import Curves
 from .database import PATIENCE
 from .leases import Leases
 from .migrate import open_database
@@ -34,6 +35,7 @@ class Ledger(
     Mirrors,
     Annotations,
     Costs,
+    Curves,
 ):
     "Runs, results, models, releases and what else happened"
 

@@ -15,7 +15,7 @@ from ..errors import UsageError, did_you_mean
 from .database import Database, Records, to_text
 from .leases import is_gone
 
-# %% ../../../nbs/00_core/22_ledger_query.ipynb #a967d9bb
+# %% ../../../nbs/00_core/22_ledger_query.ipynb #3fd18966
 class Name(NamedTuple):
     "What a filter or an order speaks of"
 
@@ -75,26 +75,35 @@ class Names:
     def resolve(
         self,
         text: str,  # 'metrics.evaluate.roc_auc', 'train.model', 'seconds'
+        also: Sequence[str] = (),  # other words that would have been understood, to be suggested
     ) -> Name:
         "What a name means; refused with a suggestion where it means nothing, or too much"
         group, _, rest = text.partition(".")
         if rest and group in ("metrics", "params", "parameters"):
             known = self.metrics if group == "metrics" else self.parameters
-            return _among(known, rest) or self._refuse(text)
+            return _among(known, rest) or self._refuse(text, also)
         if text in FACTS:
             return Name(FACTS[text], "", text)
         exact = [name for name in (*self.parameters, *self.metrics) if name.title == text]
-        return (exact or [None])[0] or _among(self.metrics, text) or _among(self.parameters, text) or self._refuse(text)
+        return (
+            (exact or [None])[0]
+            or _among(self.metrics, text)
+            or _among(self.parameters, text)
+            or self._refuse(text, also)
+        )
 
     def titles(self) -> list[str]:
         "Names as they may be written"
         long = [f"metrics.{name.title}" for name in self.metrics]
         return [*(name.title for name in (*self.metrics, *self.parameters)), *long, *FACTS, "tags"]
 
-    def _refuse(self, text: str) -> Name:
+    def _refuse(self, text: str, also: Sequence[str]) -> Name:
         short = [name.name for name in (*self.metrics, *self.parameters)]
         known = ", ".join(name.title for name in (*self.metrics, *self.parameters)[:8])
-        near = did_you_mean(text, [*self.titles(), *short]).strip() or f"Known are {known or 'no runs yet'}, and more."
+        near = (
+            did_you_mean(text, [*self.titles(), *short, *also]).strip()
+            or f"Known are {known or 'no runs yet'}, and more."
+        )
         hint = near if "." in text else f"{near} A text stands in quotes: '{text}'."
         raise UsageError(f"No run has a parameter, metric or fact '{text}'.", hint, value=text)
 
