@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mlops_nb.notebook.parameters import LogRange, Path, Pattern, Range, Secret, Source
     from mlops_nb.notebook.redact import secret
     from mlops_nb.registry.versions import models
+    from mlops_nb.track.annotate import note_run, star_run, tag_run
     from mlops_nb.track.board import leaderboard
     from mlops_nb.track.tables import runs
 
@@ -39,8 +40,11 @@ __all__ = [  # the type checker wants the names as text; a test compares them wi
     "log",
     "models",
     "note",
+    "note_run",
     "runs",
     "secret",
+    "star_run",
+    "tag_run",
 ]
 
 

@@ -35,6 +35,9 @@ PUBLIC = {
     "Refused": "mlops_nb.core.errors",
     "runs": "mlops_nb.track.tables",
     "leaderboard": "mlops_nb.track.board",
+    "tag_run": "mlops_nb.track.annotate",
+    "note_run": "mlops_nb.track.annotate",
+    "star_run": "mlops_nb.track.annotate",
     "models": "mlops_nb.registry.versions",
 }
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'OTHER', 'DEFAULT', 'VIEW', 'SAMPLE', 'ALL', 'HEADINGS', 'Sources', 'check_columns', 'Board', 'group_table',
-           'remembered', 'remember_view', 'with_details', 'gather', 'leaderboard']
+           'remembered', 'remember_view', 'with_details', 'order_of', 'find_runs', 'gather', 'leaderboard']
 
 # %% ../../nbs/40_track/22_board.ipynb #ba97ec41
 from collections.abc import Callable, Mapping, Sequence
@@ -245,7 +245,7 @@ def remember_view(settings: Settings, **view: Sequence[str]) -> None:
     "Keep columns and order; an empty list forgets"
     atomic_write(settings.workspace.path / VIEW, canonical_json({**remembered(settings), **view}))
 
-# %% ../../nbs/40_track/22_board.ipynb #e2f776a3
+# %% ../../nbs/40_track/22_board.ipynb #0cd0b4cb
 SAMPLE = 200  # runs that are looked at to choose the metric, and read at least
 ALL = 10_000
 HEADINGS = {"took": "seconds", "state": "status", "CPU": "cpu_seconds", "energy": "watt_hours", "CO2e": "grams_co2e"}
@@ -259,12 +259,31 @@ def with_details(ledger: Any, runs: Sequence[dict[str, Any]]) -> list[dict[str, 
     return [run | said[run["run"]] | {"costs": costs[run["run"]], "curves": curves[run["run"]]} for run in runs]
 
 
-def _order(names: Any, text: str) -> str:
+def order_of(names: Any, text: str) -> str:
     "An order as the database takes it: a metric is best first, everything else ascending, '-' the other way round"
     bare = text.removeprefix("-")
     name = names.resolve(HEADINGS.get(bare, bare), [*HEADINGS])
     descending = name.kind == "metric" and not smaller_is_better(name.title)
     return f"{'-' if descending != text.startswith('-') else ''}{HEADINGS.get(bare, bare)}"
+
+
+def find_runs(
+    ledger: Any,
+    pipeline: str | None = None,
+    where: str | None = None,
+    sort: Sequence[str] = (),
+    limit: int | None = 20,
+) -> list[dict[str, Any]]:
+    "The runs that match, with what people said and what they cost; the newest first, unless sorted"
+    from mlops_nb.core.ledger.query import Finder
+
+    finder = Finder(ledger.database)
+    names = finder.names() if sort else None
+    order = [order_of(names, text) for text in sort]
+    ids = finder.find(where, pipeline=pipeline, sort=order, limit=limit)
+    said, costs = ledger.annotations(ids), ledger.costs(ids)
+    found = {run["run"]: run for run in ledger.runs(among=ids, limit=len(ids))}
+    return [found[run] | said[run] | {"costs": costs[run]} for run in ids if run in found]
 
 
 def gather(
@@ -287,7 +306,7 @@ def gather(
             [{"run": "", "metrics": dict.fromkeys(name.title for name in names.metrics)}] if len(ids) > SAMPLE else []
         )
         chosen = choose_metric([*sample, *(known if metric else [])], versions, metric) if ids or metric else None
-        if order := [_order(names, text) for text in sort or ([chosen] if chosen and len(ids) > most else [])]:
+        if order := [order_of(names, text) for text in sort or ([chosen] if chosen and len(ids) > most else [])]:
             ids = finder.find(where, pipeline=pipeline, sort=order)
         place = {run: number for number, run in enumerate(ids[:most])}
         runs = sorted(with_details(ledger, ledger.runs(among=place, limit=most)), key=lambda run: place[run["run"]])
@@ -307,12 +326,13 @@ def leaderboard(
     by: Sequence[str] = (),  # columns whose equal values make a group, with mean and spread
     columns: Sequence[str] | None = None,  # default: those that are remembered, or what tells runs apart
     remember: bool = False,  # keep columns and sort for this project; empty lists forget
+    read: int = 0,  # runs that are read for the page, the curves and what explains the order, if more than usual
 ) -> RunTable:
     "The runs of this project, best first"
     settings = load_settings()
     view = remembered(settings)
     order = view["sort"] if sort is None and metric is None else list(sort or ())
-    sources = gather(settings, pipeline, metric, where, order, ALL if by else max(SAMPLE, 5 * limit))
+    sources = gather(settings, pipeline, metric, where, order, ALL if by else max(SAMPLE, 5 * limit, read))
     chosen = _chosen_columns(settings, sources, by, columns)
     if remember:
         remember_view(settings, **({"columns": columns} if columns is not None else {}), sort=order)

@@ -228,7 +228,7 @@ def _metric_hint(metric: str, names: Sequence[str]) -> str:
     listed = f"Known: {', '.join(names)}." if names else "Run a pipeline first: mlops-nb run."
     return did_you_mean(metric, known).strip() or listed
 
-# %% ../../nbs/40_track/05_tables.ipynb #219349c5
+# %% ../../nbs/40_track/05_tables.ipynb #b4c2b679
 def _when(run: Mapping[str, Any]) -> str:
     return str(run.get("started") or "")[:16].replace("T", " ")
 
@@ -247,9 +247,10 @@ def run_table(
     runs: Sequence[dict[str, Any]],  # newest first
     versions: Sequence[Mapping[str, Any]] = (),  # registered model versions
     total: int | None = None,  # how many runs there are, if more than these
+    nested: bool = True,  # whether the children of a sweep stand below their parent, and not in the order given
 ) -> RunTable:
-    "Runs, newest first; the children of a sweep stand below their parent"
-    runs = _below_parents(runs)
+    "Runs, newest first"
+    runs = _below_parents(runs) if nested else list(runs)
     metric, names, pipelines = choose_metric(runs, versions), differing(runs), pipelines_of(runs)
     parents = {run["run"] for run in runs}
     rows = [
@@ -262,6 +263,7 @@ def run_table(
             metric or "metric": run.get("metrics", {}).get(metric),
             "model": models_of(run, versions),
             "parameters that differ": assignments(run, names),
+            "tags": " ".join([*(["★"] if run.get("starred") else []), *run.get("tags", ())]),
         }
         for run in runs
     ]
