@@ -17,7 +17,15 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from .commands.catalogue import COMMANDS, HEADLINE, START
-from .commands.grammar import Command, command_help, common_switches, find_command, overview, parse
+from mlops_nb.commands.grammar import (
+    Command,
+    command_help,
+    common_switches,
+    find_command,
+    overview,
+    parse,
+    with_subcommand,
+)
 from .commands.terminal import Answer, Terminal, annotation, in_github
 from .core.errors import Interrupted, MlopsError, StorageError, UsageError
 from .core.registry import resolve
@@ -35,6 +43,7 @@ def respond(
         words, help = words[1:], True
     if not words:
         return _text("help", overview(COMMANDS, HEADLINE, START))
+    words = with_subcommand(COMMANDS, words)
     command = find_command(COMMANDS, words[0])
     if help:
         return _help(command, words[1:])

@@ -38,7 +38,10 @@ PUBLIC = {
     "log_trial": "mlops_nb.model.callbacks",
     "curves": "mlops_nb.track.curves",
     "runs": "mlops_nb.track.tables",
-    "leaderboard": "mlops_nb.track.tables",
+    "leaderboard": "mlops_nb.track.board",
+    "tag_run": "mlops_nb.track.annotate",
+    "note_run": "mlops_nb.track.annotate",
+    "star_run": "mlops_nb.track.annotate",
     "models": "mlops_nb.registry.versions",
 }
 

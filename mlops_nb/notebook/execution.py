@@ -98,12 +98,24 @@ def run_notebook(
 
 def _run(asked: Execution, manager: StepManager, kernel: str | None, arguments: dict[str, Any]) -> None:
     if chosen_engine(asked.engine, "other" if kernel else "python") == "kernel":
-        OrdinaryClient(manager, kernel, **arguments).execute()
+        before = _cpu_of_children()
+        try:
+            OrdinaryClient(manager, kernel, **arguments).execute()
+        finally:
+            asked.facts["cpu"] = _cpu_of_children() - before
         return
     from mlops_nb.notebook.fork.execution import run_forked
 
     client: StepClient = run_forked(manager, asked.templates, measured=asked.measured, **arguments)
     asked.facts |= {"peak": client.end["peak"], "cpu": client.end["cpu"], "hash_seed": client.templates.seed}
+
+
+def _cpu_of_children() -> float:
+    "CPU seconds of the processes that were started here and have ended, with those that they waited for"
+    import resource
+
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _arguments(

@@ -24,6 +24,7 @@ from ..notebook.fork.executor import Executor, executor_for
 from ..notebook.redact import Redactor, referenced_secrets
 from ..notebook.source import read_step
 from .attempt import Attempt, Outcome, can_pass, redactor_for, try_step
+from .costs import check_costs, factors_of
 from .documents import new_run_id, run_document, step_document
 from .fingerprint import Fingerprints, key_of
 from .interruption import Interruption
@@ -193,6 +194,7 @@ def prepare(run: Run, strict: bool, command: Sequence[str]) -> None:
         run.shared.lost.append(lost)
     clean_logs(run)
     _warn_unexported(run, strict)
+    check_costs(run.settings)
     run.plan.planner.fingerprints.save()
     sources, git = _store_sources(run), git_state(run.settings.project)
     run.shared.facts = {"command": run.redactor.json(list(command)), "git": git, "sources": sources}
@@ -351,6 +353,8 @@ def take_outcome(run: Run, name: str, outcome: Outcome) -> None:
     "Commit what a step gave, or enter that it failed"
     work = run.working[name]
     point("after-object-write")
+    if cpu := outcome.facts.get("cpu"):  # none where the kernel was lost
+        run.ledger.add_cost(run.id, name, cpu, factors_of(run.settings))
     if outcome.error and _try_again(run, work, outcome.error):
         return
     if outcome.error:

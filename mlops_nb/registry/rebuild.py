@@ -111,7 +111,7 @@ def insert_steps(execute: Execute, records: Records, numbers: dict[str, int]) ->
     entered = set()
     for run, record in records.runs.items():
         for table in ROWS:
-            for row in record[table]:
+            for row in record.get(table, ()):  # a record of an older version has fewer tables
                 insert(execute, table, **row)
         for step in record["steps"]:
             result = step.pop("result") or f"{run}/{step['step']}"

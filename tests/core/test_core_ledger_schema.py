@@ -197,16 +197,19 @@ def test_a_newer_ledger_is_refused_and_untouched(path, scripts):
     assert len(backups(path)) == 1
 
 
-def test_what_an_older_ledger_mirrored_is_pending(tmp_path):
+def test_a_ledger_of_the_first_schema_keeps_what_it_has(tmp_path):
     scripts = tmp_path / "first"
     shutil.copytree(SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__", "000[2-9]*"))
     path = tmp_path / "ledger.sqlite"
     ledger = Ledger(open_database(path, head="0001", scripts=scripts))
-    ledger.begin_run("run-1", "tabular", {})
+    ledger.begin_run("run-1", "tabular", {"train.model": "forest"})
     ledger.set_mirror_state("run-1", "train", "written", "run-1-train")
     ledger.end_run("run-1", "ok")
     ledger.close()
     ledger = Ledger(open_database(path))
+    assert ledger.run("run-1")["parameters"] == {"train.model": "forest"}
+    ledger.tag_run("run-1", add=["old"])
+    assert ledger.annotations(["run-1"])["run-1"]["tags"] == ["old"] and ledger.costs(["run-1"]) == {"run-1": None}
     assert [(row["wandb_id"], row["state"]) for row in ledger.deliveries()] == [("run-1-train", "pending")]
     ledger.close()
 

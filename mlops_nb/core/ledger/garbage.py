@@ -76,7 +76,7 @@ class Garbage(Records):
         since: str | None = None,  # or: those that started from this time on
     ) -> Reach:
         "What stays when only so many runs are wanted"
-        rows = self.database.rows("SELECT * FROM runs ORDER BY started DESC, id DESC")
+        rows = self.database.rows("SELECT * FROM runs WHERE status <> 'deleted' ORDER BY started DESC, id DESC")
         versions = self.database.rows("SELECT digest, run_id FROM model_versions")
         known = {row["id"] for row in rows}
         registered = {row["run_id"] for row in versions} & known

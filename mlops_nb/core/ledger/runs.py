@@ -198,7 +198,7 @@ class RunReader(Records):
     ) -> str | None:
         "Id of the newest run of a pipeline; None when there is none"
         rows = self.database.rows(
-            "SELECT id FROM runs WHERE pipeline = :pipeline AND status = COALESCE(:status, status) "
+            "SELECT id FROM runs WHERE pipeline = :pipeline AND status = COALESCE(:status, status) AND status <> 'deleted' "
             "ORDER BY started DESC, id DESC LIMIT 1",
             pipeline=pipeline,
             status=status,
@@ -211,14 +211,19 @@ class RunReader(Records):
     ) -> str:
         "The full id of the one run that is meant"
         rows = self.database.rows(
-            "SELECT id, parent FROM runs WHERE substr(id, 1, length(:text)) = :text ORDER BY started DESC", text=text
+            "SELECT id, parent, status FROM runs WHERE substr(id, 1, length(:text)) = :text ORDER BY started DESC",
+            text=text,
         )
+        gone = [row["id"] for row in rows if row["status"] == "deleted"]
+        rows = [row for row in rows if row["status"] != "deleted"]
         ids = [row["id"] for row in rows if not (row["parent"] or "\n").startswith(text)]
         if text in ids or len(ids) == 1:
             return text if text in ids else ids[0]
         if ids:
             raise UsageError(f"{len(ids)} runs start with '{text}': {', '.join(ids[:5])}.", "Write more of the id.")
-        known = [row["id"] for row in self.database.rows("SELECT id FROM runs ORDER BY started DESC LIMIT 200")]
+        if text in gone:
+            raise UsageError(f"Run {text} was deleted.", "The event run_deleted in the ledger says when and by whom.")
+        known = [run["run"] for run in self.runs(limit=200)]
         raise UsageError(f"There is no run '{text}'.", f"See mlops-nb runs.{did_you_mean(text, known)}")
 
     def run(
@@ -231,7 +236,9 @@ class RunReader(Records):
         sources = self.database.rows(
             "SELECT path, sha256 FROM run_sources WHERE run_id = :run ORDER BY path", run=run_id
         )
-        children = self.database.rows("SELECT id FROM runs WHERE parent = :run ORDER BY started, id", run=run_id)
+        children = self.database.rows(
+            "SELECT id FROM runs WHERE parent = :run AND status <> 'deleted' ORDER BY started, id", run=run_id
+        )
         return self._with_numbers([_summary(row)])[0] | {
             "ended": row["ended"],
             "command": from_text(row["command"]),
