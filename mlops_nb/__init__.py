@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from mlops_nb.notebook.parameters import LogRange, Path, Pattern, Range, Secret, Source
     from mlops_nb.notebook.redact import secret
     from mlops_nb.registry.versions import models
+    from mlops_nb.track.compare import compare
+    from mlops_nb.track.lineage import lineage
     from mlops_nb.track.tables import leaderboard, runs
 
 __all__ = [  # the type checker wants the names as text; a test compares them with PUBLIC
@@ -33,8 +35,10 @@ __all__ = [  # the type checker wants the names as text; a test compares them wi
     "Secret",
     "Source",
     "Table",
+    "compare",
     "flow",
     "leaderboard",
+    "lineage",
     "log",
     "models",
     "note",

@@ -35,6 +35,8 @@ PUBLIC = {
     "Refused": "mlops_nb.core.errors",
     "runs": "mlops_nb.track.tables",
     "leaderboard": "mlops_nb.track.tables",
+    "compare": "mlops_nb.track.compare",
+    "lineage": "mlops_nb.track.lineage",
     "models": "mlops_nb.registry.versions",
 }
 

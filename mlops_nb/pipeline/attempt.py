@@ -87,6 +87,7 @@ class Attempt(NamedTuple):
     needs: Mapping[str, Any]  # 'split.train' -> type, sha256, size, meta; of all variants: a list of them
     settings: Settings
     number: int = 1  # 2 for the first try again
+    project: pathlib.Path | None = None  # where paths are told from; default: the project of the settings
 
     @property
     def place(self) -> str:
@@ -106,7 +107,7 @@ class Attempt(NamedTuple):
     @property
     def notebook(self) -> str:
         "The executed notebook, as seen from the project"
-        return pathlib.Path(os.path.relpath(self.output, self.settings.project)).as_posix()
+        return pathlib.Path(os.path.relpath(self.output, self.project or self.settings.project)).as_posix()
 
     def next(self) -> "Attempt":
         "The try after this one failed, whose notebook is kept: `40_train.failed-1.ipynb`"

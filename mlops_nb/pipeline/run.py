@@ -23,7 +23,18 @@ from .documents import RunResult
 from .plan import Plan, make_plan, read_needs
 from .reporter import Reporter
 from .slots import Heard
-from .work import Run, Shared, begin, begin_work, close, keep_records, prepare, reuse, take_outcome
+from mlops_nb.pipeline.work import (
+    Origin,
+    Run,
+    Shared,
+    begin,
+    begin_work,
+    close,
+    keep_records,
+    prepare,
+    reuse,
+    take_outcome,
+)
 
 # %% ../../nbs/30_pipeline/16_run.ipynb #8c99ab0b
 def _members(shared: Shared, plan: Plan) -> Run:
@@ -178,7 +189,8 @@ def _take(run: Run, name: str, heard: Heard) -> None:
 
 def _complete(run: Run) -> None:
     "Everything is there: let the registry do its part, then the run is good"
-    answers = hooks.emit("run_completing", run=run.document, settings=run.settings, ledger=run.ledger)
+    facts = {"run": run.document, "settings": run.settings, "ledger": run.ledger}
+    answers = [] if run.shared.origin else hooks.emit("run_completing", **facts)  # its models are registered already
     run.document["models"] = [model for answer in answers for model in answer or ()]
     with run.interruption.shield():
         run.closed = True
@@ -259,6 +271,7 @@ def run_pipeline(
     command: Sequence[str] = (),  # the command line, for the record
     folder: str | os.PathLike[str] | None = None,  # where relative paths start; default: the current folder
     sweep: Mapping[str, Sequence[Any]] | None = None,  # 'train.model' -> values, each for a child run of its own
+    origin: Origin | None = None,  # the run that this one repeats: nothing is left for later runs, or registered
 ) -> RunResult:
     "Run a pipeline; raises only before it has begun"
     options: dict[str, Any] = {"from_": from_, "to": to, "only": only, "folder": folder, "sweep": sweep}
@@ -267,14 +280,20 @@ def run_pipeline(
         plan = make_plan(settings, name, parameters, force=force, **options)
         hears.plan(plan)
         most = jobs or settings.pipeline.jobs or available_cores()
-        return _run_plan(settings, plan, hears, strict, command, most)
+        return _run_plan(settings, plan, hears, strict, command, most, origin)
 
 
 def _run_plan(
-    settings: Settings, plan: Plan, hears: Reporter, strict: bool, command: Sequence[str], most: int
+    settings: Settings,
+    plan: Plan,
+    hears: Reporter,
+    strict: bool,
+    command: Sequence[str],
+    most: int,
+    origin: Origin | None,
 ) -> RunResult:
     with Ledger.open(settings) as ledger, using(settings.workspace.path):
-        run = _members(Shared(settings, plan, ledger, hears, most), plan)
+        run = _members(Shared(settings, plan, ledger, hears, most, origin), plan)
         with run.interruption:
             prepare(run, strict, command)
             code = _attend(run)

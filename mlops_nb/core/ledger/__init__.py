@@ -13,13 +13,16 @@ from .database import PATIENCE
 from .leases import Leases
 from .migrate import open_database
 from .models import Aliases, Releases, Versions
+from .reruns import Reruns
 from .results import ResultReader, ResultWriter
 from .runs import RunReader, RunWriter
 from .trail import Mirrors, Trail
 from ..settings import Settings
 
 # %% ../../../nbs/00_core/18_ledger.ipynb #91eee4ee
-class Ledger(RunWriter, RunReader, ResultWriter, ResultReader, Leases, Versions, Aliases, Releases, Trail, Mirrors):
+class Ledger(
+    RunWriter, RunReader, ResultWriter, ResultReader, Leases, Versions, Aliases, Releases, Trail, Mirrors, Reruns
+):
     "Runs, results, models, releases and what else happened"
 
     @classmethod
