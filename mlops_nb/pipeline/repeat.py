@@ -105,14 +105,14 @@ def execute_rerun(prepared: Prepared, settings: Settings) -> dict[str, Any]:
         raise error
     return document | {"exit": process.returncode}
 
-# %% ../../nbs/30_pipeline/28_repeat.ipynb #270bfde2
+# %% ../../nbs/30_pipeline/28_repeat.ipynb #a28037a6
 def repeat_run(
     folder: Path,  # that `prepare_rerun` wrote
     reporter: Reporter | None = None,
 ) -> RunResult:
     "Execute all steps of the run that a folder was written for"
+    from mlops_nb.pipeline.plan import Origin
     from mlops_nb.pipeline.run import run_pipeline
-    from mlops_nb.pipeline.work import Origin
 
     order = json.loads((folder / ORDER).read_bytes())
     settings = load_settings(order["project"])

@@ -20,21 +20,10 @@ from ..core.registry import hooks
 from ..core.settings import Settings
 from .attempt import Outcome, available_cores
 from .documents import RunResult
-from .plan import Plan, make_plan, read_needs
+from .plan import Origin, Plan, make_plan, read_needs
 from .reporter import Reporter
 from .slots import Heard
-from mlops_nb.pipeline.work import (
-    Origin,
-    Run,
-    Shared,
-    begin,
-    begin_work,
-    close,
-    keep_records,
-    prepare,
-    reuse,
-    take_outcome,
-)
+from .work import Run, Shared, begin, begin_work, close, keep_records, prepare, reuse, take_outcome
 
 # %% ../../nbs/30_pipeline/16_run.ipynb #8c99ab0b
 def _members(shared: Shared, plan: Plan) -> Run:
@@ -190,7 +179,7 @@ def _take(run: Run, name: str, heard: Heard) -> None:
 def _complete(run: Run) -> None:
     "Everything is there: let the registry do its part, then the run is good"
     facts = {"run": run.document, "settings": run.settings, "ledger": run.ledger}
-    answers = [] if run.shared.origin else hooks.emit("run_completing", **facts)  # its models are registered already
+    answers = [] if run.plan.origin else hooks.emit("run_completing", **facts)  # its models are registered already
     run.document["models"] = [model for answer in answers for model in answer or ()]
     with run.interruption.shield():
         run.closed = True
@@ -277,23 +266,17 @@ def run_pipeline(
     options: dict[str, Any] = {"from_": from_, "to": to, "only": only, "folder": folder, "sweep": sweep}
     hears, workspace = reporter or Reporter(), settings.workspace.path
     with using(workspace) if workspace.exists() else nullcontext():  # what is planned to be reused stays there
-        plan = make_plan(settings, name, parameters, force=force, **options)
+        plan = make_plan(settings, name, parameters, force=force, **options)._replace(origin=origin)
         hears.plan(plan)
         most = jobs or settings.pipeline.jobs or available_cores()
-        return _run_plan(settings, plan, hears, strict, command, most, origin)
+        return _run_plan(settings, plan, hears, strict, command, most)
 
 
 def _run_plan(
-    settings: Settings,
-    plan: Plan,
-    hears: Reporter,
-    strict: bool,
-    command: Sequence[str],
-    most: int,
-    origin: Origin | None,
+    settings: Settings, plan: Plan, hears: Reporter, strict: bool, command: Sequence[str], most: int
 ) -> RunResult:
     with Ledger.open(settings) as ledger, using(settings.workspace.path):
-        run = _members(Shared(settings, plan, ledger, hears, most, origin), plan)
+        run = _members(Shared(settings, plan, ledger, hears, most), plan)
         with run.interruption:
             prepare(run, strict, command)
             code = _attend(run)

@@ -171,3 +171,20 @@ def test_a_failed_run_fails_again(project):
     assert first.document["status"] == "failed"
     answer = repeat(project, first.document["run"])
     assert answer["identical"], answer
+
+
+def test_recorded_modules_of_mlops_nb_win_over_those_that_are_installed(project):
+    project.step("20_score", "from mlops_nb.data.show import count", "flow.words = count(len(flow.split.rows), 'row')")
+    first = project.run().document["run"]
+    module, ledger = "mlops_nb/data/show.py", project.ledger
+    source = Store(project.workspace / "objects").read(ledger.run(first)["sources"][module])
+    older = source.replace(b"def count(", b"def count(*_):\n    return 'older'\n\n\ndef newer_count(")
+    digest = Store(project.workspace / "objects").put_bytes(older)
+    with ledger.database.transaction() as execute:
+        execute("UPDATE run_sources SET sha256 = :digest WHERE path = :path", digest=digest, path=module)
+    answer = repeat(project, first)
+    assert [one["what"] for one in answer["differences"]] == ["score.words"]
+    assert (
+        Store(project.workspace / "objects").read(ledger.artifact(answer["run"], "score.words")["sha256"]) == b'"older"'
+    )
+    assert ledger.run(answer["run"])["sources"][module] == digest
