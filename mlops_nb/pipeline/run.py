@@ -20,7 +20,7 @@ from ..core.registry import hooks
 from ..core.settings import Settings
 from .attempt import Outcome, available_cores
 from .documents import RunResult
-from .plan import Plan, make_plan, read_needs
+from .plan import Origin, Plan, make_plan, read_needs
 from .reporter import Reporter
 from .slots import Heard
 from mlops_nb.pipeline.work import (
@@ -189,7 +189,8 @@ def _take(run: Run, name: str, heard: Heard) -> None:
 
 def _complete(run: Run) -> None:
     "Everything is there: let the registry do its part, then the run is good"
-    answers = hooks.emit("run_completing", run=run.document, settings=run.settings, ledger=run.ledger)
+    facts = {"run": run.document, "settings": run.settings, "ledger": run.ledger}
+    answers = [] if run.plan.origin else hooks.emit("run_completing", **facts)  # its models are registered already
     run.document["models"] = [model for answer in answers for model in answer or ()]
     with run.interruption.shield():
         run.closed = True
@@ -270,12 +271,13 @@ def run_pipeline(
     command: Sequence[str] = (),  # the command line, for the record
     folder: str | os.PathLike[str] | None = None,  # where relative paths start; default: the current folder
     sweep: Mapping[str, Sequence[Any]] | None = None,  # 'train.model' -> values, each for a child run of its own
+    origin: Origin | None = None,  # the run that this one repeats: nothing is left for later runs, or registered
 ) -> RunResult:
     "Run a pipeline; raises only before it has begun"
     options: dict[str, Any] = {"from_": from_, "to": to, "only": only, "folder": folder, "sweep": sweep}
     hears, workspace = reporter or Reporter(), settings.workspace.path
     with using(workspace) if workspace.exists() else nullcontext():  # what is planned to be reused stays there
-        plan = make_plan(settings, name, parameters, force=force, **options)
+        plan = make_plan(settings, name, parameters, force=force, **options)._replace(origin=origin)
         hears.plan(plan)
         most = jobs or settings.pipeline.jobs or available_cores()
         return _run_plan(settings, plan, hears, strict, command, most)

@@ -203,6 +203,7 @@ class ResultReader(Records):
         rows = self.database.rows(
             "SELECT x.parts FROM run_steps s JOIN results x ON x.id = s.result_id "
             "WHERE s.step = :step AND x.pipeline = :pipeline AND s.state IN ('done', 'cached') "
+            "AND s.run_id NOT IN (SELECT subject FROM events WHERE kind = 'rerun_begun') "
             "AND COALESCE(s.variant, '') = COALESCE(:variant, '') ORDER BY s.ended DESC, s.run_id DESC LIMIT 1",
             **{"step": step, "pipeline": pipeline, "variant": to_text(variant)},
         )
