@@ -257,9 +257,9 @@ def _finish(run: Run) -> int:
         status, code = ENDS.get(run.ended.error["type"], ("failed", 1))
         close(run, status, None, f"{run.ended.step} {'refused' if status == 'refused' else 'failed'}")
         return code
-    if supply and (error := supply.error()):
-        close(run, "failed", error, "the search failed")
-        return 1
+    if supply and (trouble := supply.error()):
+        close(run, "failed", trouble[0], "the search failed")
+        return trouble[1]
     if bad:
         close(run, "failed", bad.document["error"], f"run {bad.id} {bad.document['status']}")
         return 1

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['QUANTILES', 'ENOUGH', 'WIDE', 'AROUND', 'SEEDS', 'Dimension', 'drawable', 'dimension_of', 'could_search', 'searched',
-           'check_reach', 'combinations', 'told']
+           'check_reach', 'combinations']
 
-# %% ../../nbs/30_pipeline/20_space.ipynb #c87affcc
+# %% ../../nbs/30_pipeline/20_space.ipynb #3e7514b0
 import itertools
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -205,7 +205,7 @@ def check_reach(
             message = f"{dimension.name} cannot change what step '{step}' gives, because that does not depend on '{own}'."
             raise UsageError(message, could_search(pipeline, [s for s in pipeline.steps if s in before]))
 
-# %% ../../nbs/30_pipeline/20_space.ipynb #67a078cc
+# %% ../../nbs/30_pipeline/20_space.ipynb #a906c5ec
 def combinations(
     space: Sequence[Dimension],
 ) -> list[dict[str, Any]] | None:  # None: too many
@@ -216,10 +216,3 @@ def combinations(
         return None
     names = [dimension.name for dimension in space]
     return [dict(zip(names, one, strict=True)) for one in itertools.product(*known)]
-
-
-def told(assignment: Mapping[str, Any]) -> str:
-    "`train.max_iter=12 train.model=forest`"
-    words = {True: "true", False: "false"}
-    shown = {n: words[v] if isinstance(v, bool) else f"{v:.4g}" if isinstance(v, float) else v for n, v in assignment.items()}
-    return " ".join(f"{name}={value}" for name, value in shown.items())

@@ -62,8 +62,8 @@ class Supply:
     def close(self, child: "Run") -> None:
         "A child has come to its end"
 
-    def error(self) -> dict[str, Any] | None:
-        "Why the parent failed, when all children have ended; None when it did not"
+    def error(self) -> tuple[dict[str, Any], int] | None:
+        "Why the parent failed, and the exit code, when all children have ended; None when it did not"
 
 
 def _slots_for(plan: Plan, most: int, supply: Supply | None) -> int:
