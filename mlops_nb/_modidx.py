@@ -3449,6 +3449,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'mlops_nb/pipeline/study.py'),
                                          'mlops_nb.pipeline.study.OpenStudy._id': ( '30_pipeline/study.html#openstudy._id',
                                                                                     'mlops_nb/pipeline/study.py'),
+                                         'mlops_nb.pipeline.study.OpenStudy._instead': ( '30_pipeline/study.html#openstudy._instead',
+                                                                                         'mlops_nb/pipeline/study.py'),
                                          'mlops_nb.pipeline.study.OpenStudy._left': ( '30_pipeline/study.html#openstudy._left',
                                                                                       'mlops_nb/pipeline/study.py'),
                                          'mlops_nb.pipeline.study.OpenStudy._repeat': ( '30_pipeline/study.html#openstudy._repeat',

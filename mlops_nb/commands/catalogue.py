@@ -85,7 +85,9 @@ SEARCH = Command(
     (PIPELINE,),
     (
         Option(("--metric",), "what is to be better; by its name it is known whether less is", "STEP.NAME"),
-        Option(("--trials",), "how many in all, those of earlier calls included; 50 when nothing is said", "NUMBER", count),
+        Option(
+            ("--trials",), "how many in all, those of earlier calls included; 50 when nothing is said", "NUMBER", count
+        ),
         Option(("--budget",), "trials begin within this time: 300s, 5m, 1h", "TIME", span),
         Option(("-j", "--jobs"), "trials at once; 1 when nothing is said", "NUMBER", count),
         Option(

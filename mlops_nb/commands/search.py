@@ -61,7 +61,9 @@ def asked_for(values: Any, settings: Any) -> Any:
     pipeline = load_pipeline(settings, values.pipeline)
     file = read_sweep_file(values.space, pipeline) if values.space else SweepFile()
     if not (metric := values.metric or file.metric):
-        raise UsageError("search: it is open what is to be better.", "Write --metric step.name, or a metric in the file.")
+        raise UsageError(
+            "search: it is open what is to be better.", "Write --metric step.name, or a metric in the file."
+        )
     minimize = _direction(values, metric, file.minimize if metric == file.metric else None)
     more = {"parameters": parameters_of(values), "over": values.over, "trials": _how_many(values, file)}
     return what_is_wanted(settings, pipeline, metric, minimize, file, **more)
@@ -95,7 +97,11 @@ def tell_search(screen: Terminal, wanted: Any, jobs: int, budget: float | None) 
     "What is about to be searched"
     from mlops_nb.pipeline.space import combinations
 
-    _line(screen, "search", f"{wanted.pipeline.name} by {wanted.metric}, {'less' if wanted.minimize else 'more'} is better")
+    _line(
+        screen,
+        "search",
+        f"{wanted.pipeline.name} by {wanted.metric}, {'less' if wanted.minimize else 'more'} is better",
+    )
     width, defaults = max((len(one.name) for one in wanted.space), default=0), wanted.defaults
     for place, one in enumerate(wanted.space):
         told = f"{one} (default {_text(defaults[one.name])})"
@@ -120,7 +126,11 @@ def _tell_steps(screen: Terminal, wanted: Any) -> None:
         _line(screen, "once", ", ".join(wanted.shared))
     _line(screen, "each time", ", ".join(name for name in wanted.steps if name not in wanted.shared))
     if left := [name for name in wanted.pipeline.steps if name not in wanted.steps]:
-        _line(screen, "not at all", f"{', '.join(left)}: {wanted.metric} does not need {'it' if len(left) == 1 else 'them'}")
+        _line(
+            screen,
+            "not at all",
+            f"{', '.join(left)}: {wanted.metric} does not need {'it' if len(left) == 1 else 'them'}",
+        )
 
 # %% ../../nbs/95_cli/12_search.ipynb #18fccac0
 class TrialLines(Lines):
@@ -193,7 +203,9 @@ def search(values: Any, screen: Terminal) -> Answer:
     options = {"budget": values.budget, "prune_on": prune_on, "opposite": opposite, "seed": values.seed or 0}
     options |= {"strict": values.strict, "command": ["mlops-nb", *sys.argv[1:]]}
     ended = run_search(wanted, jobs=jobs, reporter=Reporters(*reporters), **options)
-    return Answer(ended.document, lambda screen: tell_end(screen, ended.document, wanted), ended.exit_code, ended.defect)
+    return Answer(
+        ended.document, lambda screen: tell_end(screen, ended.document, wanted), ended.exit_code, ended.defect
+    )
 
 
 def tell_end(screen: Terminal, document: Mapping[str, Any], wanted: Any) -> None:
@@ -202,7 +214,9 @@ def tell_end(screen: Terminal, document: Mapping[str, Any], wanted: Any) -> None
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     over = document["over"] if document["status"] == "ok" else ""
     screen.line()
-    screen.line(screen.state(document["status"]), f"{over}: {counts}" if over else counts, duration(document["seconds"]))
+    screen.line(
+        screen.state(document["status"]), f"{over}: {counts}" if over else counts, duration(document["seconds"])
+    )
     if document["error"]:
         tell_failure(screen, {"step": document["pipeline"], "error": document["error"]})
         screen.line()
@@ -214,7 +228,9 @@ def tell_end(screen: Terminal, document: Mapping[str, Any], wanted: Any) -> None
 
 def _tell_best(screen: Terminal, document: Mapping[str, Any], wanted: Any) -> None:
     best, defaults = document["best"], document["defaults"]
-    _line(screen, "best", f"{document['metric']} {number(best['value'])}", told(best["parameters"]), f"run {best['run']}")
+    _line(
+        screen, "best", f"{document['metric']} {number(best['value'])}", told(best["parameters"]), f"run {best['run']}"
+    )
     _line(screen, "defaults", compared(document))
     if document["importance"]:
         _line(screen, "importance", ", ".join(f"{name} {share:.0%}" for name, share in document["importance"].items()))

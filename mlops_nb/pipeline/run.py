@@ -23,7 +23,19 @@ from .documents import RunResult
 from .plan import Plan, make_plan, read_needs
 from .reporter import Reporter
 from .slots import Heard
-from .work import Run, Shared, Supply, begin, begin_work, close, join, keep_records, prepare, reuse, take_outcome
+from mlops_nb.pipeline.work import (
+    Run,
+    Shared,
+    Supply,
+    begin,
+    begin_work,
+    close,
+    join,
+    keep_records,
+    prepare,
+    reuse,
+    take_outcome,
+)
 
 # %% ../../nbs/30_pipeline/16_run.ipynb #8c99ab0b
 def _members(shared: Shared, plan: Plan) -> Run:

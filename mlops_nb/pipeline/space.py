@@ -97,7 +97,9 @@ class Dimension(NamedTuple):
 
     def __str__(self) -> str:
         if self.shape == "choice":
-            told = " or ".join(json.dumps(choice) if isinstance(choice, bool) else str(choice) for choice in self.choices)
+            told = " or ".join(
+                json.dumps(choice) if isinstance(choice, bool) else str(choice) for choice in self.choices
+            )
             return f"{told}, weighted {self.weights}" if self.weights else told
         kinds = {"normal": "normal", "log_normal": "log-normal", "beta": "beta"}
         ends = f"{self.low:g} to {self.high:g}" if "uniform" in self.shape else f"({self.low:g}, {self.high:g})"
@@ -175,7 +177,11 @@ def _matching(pipeline: Pipeline, pattern: str, steps: Sequence[str]) -> list[Di
 def could_search(pipeline: Pipeline, steps: Iterable[str]) -> str:
     "What might be searched, in a sentence"
     names = [dimension.name for dimension in _spaces(pipeline, steps)]
-    return f"Can be searched: {', '.join(names)}." if names else "Say in annotations which values there are: Range, Literal."
+    return (
+        f"Can be searched: {', '.join(names)}."
+        if names
+        else "Say in annotations which values there are: Range, Literal."
+    )
 
 
 def searched(
@@ -202,7 +208,9 @@ def check_reach(
     before = pipeline.upstream(step) | {step}
     for dimension in space:
         if (own := dimension.name.partition(".")[0]) not in before:
-            message = f"{dimension.name} cannot change what step '{step}' gives, because that does not depend on '{own}'."
+            message = (
+                f"{dimension.name} cannot change what step '{step}' gives, because that does not depend on '{own}'."
+            )
             raise UsageError(message, could_search(pipeline, [s for s in pipeline.steps if s in before]))
 
 # %% ../../nbs/30_pipeline/20_space.ipynb #a906c5ec

@@ -171,7 +171,7 @@ def _pruner(optuna: Any, stopping: Mapping[str, Any] | None) -> Any:
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=least, reduction_factor=eta)
     return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=0, n_min_trials=3)
 
-# %% ../../nbs/30_pipeline/22_study.ipynb #ea480a5a
+# %% ../../nbs/30_pipeline/22_study.ipynb #78734ac2
 class Asked(NamedTuple):
     "An assignment that is to be tried"
 
@@ -206,19 +206,28 @@ class OpenStudy(Study):
     ) -> Asked | None:  # None: everything was tried
         "The next assignment"
         with kept(self.path):
-            trials = self.trials()
+            trials, instead = self.trials(), None
             known = {_key(one.parameters): one for one in trials if one.state not in ("interrupted", "failed")}
             hopeless = hopeless_choices(self.space, trials) if self.method != "grid" else set()
             for draws in range(PATIENCE):
-                wanted = self._wanted(known, first, draws)
+                wanted = instead or self._wanted(known, first, draws)
                 if wanted is None and self.countable is not None and not self._left(known):
                     return None
                 asked = self._drawn_trial(wanted)
-                if _key(asked.assignment) not in {*known, *self.tried} and hopeless.isdisjoint(_pairs(asked.assignment)):
+                instead = self._instead(asked.assignment, hopeless)
+                if not instead and _key(asked.assignment) not in {*known, *self.tried}:
                     self.storage.set_trial_user_attr(self._id(asked.number), "run", run)
                     return asked
                 self._repeat(asked, known.get(_key(asked.assignment)))
         return None
+
+    def _instead(self, assignment: Mapping[str, Any], hopeless: set[tuple[str, bytes]]) -> dict[str, Any] | None:
+        "An assignment with other choices in the place of hopeless ones; None where there is nothing to replace"
+        bad = [one for one in self.space if (one.name, canonical_json(assignment[one.name])) in hopeless]
+        left = {one.name: [c for c in one.choices if (one.name, canonical_json(c)) not in hopeless] for one in bad}
+        if not bad or not all(left.values()):
+            return None
+        return {**assignment, **{name: self.chance.choice(choices) for name, choices in left.items()}}
 
     def _id(self, number: int) -> int:
         return self.storage.get_trial_id_from_study_id_trial_number(self.place, number)
@@ -301,11 +310,11 @@ def _lost(trial: Trial, alive: Sequence[str]) -> bool:
     "Whether none of the runs that go on has the trial; one without a run has just been begun by somebody"
     return bool(trial.run) and trial.run not in alive
 
-# %% ../../nbs/30_pipeline/22_study.ipynb #447737ae
+# %% ../../nbs/30_pipeline/22_study.ipynb #2a292a8b
 def best_of(trials: Sequence[Trial], minimize: bool) -> Trial | None:
     "The best good trial; of equal ones the first"
-    good = [one for one in trials if one.state == "ok" and one.value is not None]
-    return (min if minimize else max)(good, key=lambda one: one.value, default=None)
+    good = [(one.value if minimize else -one.value, place) for place, one in enumerate(trials) if one.value is not None]
+    return trials[min(good)[1]] if good else None
 
 
 LEAST = 10  # good trials from which importance is told

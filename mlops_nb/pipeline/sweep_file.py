@@ -54,7 +54,9 @@ def _read(file: str) -> dict[str, Any]:
         why = getattr(error, "problem", None) or "it is no text"
         raise UsageError(f"{place}: this is no YAML: {why}.", "Mend it, or see mlops-nb search -h.") from None
     if not isinstance(found, dict):
-        raise UsageError(f"{file} is no sweep file: it holds no names.", "Write `method:` and `parameters:`.", value=file)
+        raise UsageError(
+            f"{file} is no sweep file: it holds no names.", "Write `method:` and `parameters:`.", value=file
+        )
     return found
 
 
@@ -171,7 +173,10 @@ def _check_ends(parameter: Parameter, dimension: Dimension) -> None:
 def _flat(parameters: Any, file: str, above: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
     "Names and words of the parameters, also of nested ones"
     if not isinstance(parameters, dict) or not parameters:
-        raise UsageError(f"{file}: {above or 'the file '}names no parameters.", "Write `parameters:`, then `  name: {values: [...]}`.")
+        raise UsageError(
+            f"{file}: {above or 'the file '}names no parameters.",
+            "Write `parameters:`, then `  name: {values: [...]}`.",
+        )
     for key, words in parameters.items():
         if not isinstance(words, dict):
             hint = f"Write {key}: {{value: {words}}}, or {{values: [...]}}, or {{min: ..., max: ...}}."
@@ -230,7 +235,9 @@ def _stopping(file: str, found: Any) -> Mapping[str, Any] | None:
         eta = _number(found, "eta", 3)
         least = least or _number(found, "max_iter") / eta ** _number(found, "s", 1)
     except ValueError as error:
-        raise UsageError(f"{file}: early_terminate: {error}.", "Write {type: hyperband, min_iter: 3, eta: 3}.") from None
+        raise UsageError(
+            f"{file}: early_terminate: {error}.", "Write {type: hyperband, min_iter: 3, eta: 3}."
+        ) from None
     return {"type": "hyperband", "min_iter": max(1, round(least)), "eta": max(2, round(eta))}
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['known_metrics', 'metric_name', 'absent_metric', 'Wanted', 'what_is_wanted', 'parent_plan', 'trial_plan']
 
-# %% ../../nbs/30_pipeline/23_wanted.ipynb #b5009f42
+# %% ../../nbs/30_pipeline/23_wanted.ipynb #5b65abcb
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from ..core.errors import UsageError, did_you_mean
 from ..core.hashing import hash_json
 from ..core.ledger import Ledger
+from ..core.ledger.database import from_text
 from ..core.settings import Settings
 from .fingerprint import Fingerprints, key_of
 from .graph import Pipeline, load_pipeline
@@ -22,7 +23,7 @@ from .space import Dimension, check_reach, searched
 from .sweep import swept_names
 from .sweep_file import SweepFile
 
-# %% ../../nbs/30_pipeline/23_wanted.ipynb #2f822557
+# %% ../../nbs/30_pipeline/23_wanted.ipynb #13d5ac73
 def known_metrics(
     ledger: Ledger,
     pipeline: Pipeline,
@@ -71,9 +72,10 @@ def _check_metric(
     "Refuse a metric that its step is known not to give"
     step = metric.partition(".")[0]
     names = [name for name in known if name.startswith(f"{step}.")]
-    last = ledger.last_parts(pipeline.name, step)
+    query = "SELECT parts FROM results WHERE pipeline = :pipeline AND step = :step ORDER BY id DESC LIMIT 1"
+    last = [from_text(row["parts"]) for row in ledger.database.rows(query, pipeline=pipeline.name, step=step)]
     cells = fingerprints.code(pipeline.steps[step])["cells"]
-    same = last and [found for _, found in last["cells"]] == [found for _, found in cells]
+    same = last and [found for _, found in last[0]["cells"]] == [found for _, found in cells]
     if names and same and metric not in names:
         raise absent_metric(metric, names)
 
@@ -134,7 +136,9 @@ def _space_of(
     space = list(file.space) or ([] if file.fixed else searched(pipeline, steps, over, trainers))
     names = {".".join(owner_of(pipeline, name)) for name in given}
     if twice := next((name for name in over if name in names), None):
-        raise UsageError(f"{twice} is searched, and set to one value as well.", "Leave one of the two out.", value=twice)
+        raise UsageError(
+            f"{twice} is searched, and set to one value as well.", "Leave one of the two out.", value=twice
+        )
     return [dimension for dimension in space if dimension.name not in names]
 
 
