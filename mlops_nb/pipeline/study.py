@@ -171,7 +171,7 @@ def _pruner(optuna: Any, stopping: Mapping[str, Any] | None) -> Any:
         return optuna.pruners.SuccessiveHalvingPruner(min_resource=least, reduction_factor=eta)
     return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=0, n_min_trials=3)
 
-# %% ../../nbs/30_pipeline/22_study.ipynb #78734ac2
+# %% ../../nbs/30_pipeline/22_study.ipynb #6fa25f68
 class Asked(NamedTuple):
     "An assignment that is to be tried"
 
@@ -203,10 +203,11 @@ class OpenStudy(Study):
         self,
         run: str,  # that will try it
         first: Mapping[str, Any] | None = None,  # what to try before anything is drawn
+        trials: Sequence[Trial] | None = None,  # those so far, where they are known
     ) -> Asked | None:  # None: everything was tried
         "The next assignment"
         with kept(self.path):
-            trials, instead = self.trials(), None
+            trials, instead = self.trials() if trials is None else trials, None
             known = {_key(one.parameters): one for one in trials if one.state not in ("interrupted", "failed")}
             hopeless = hopeless_choices(self.space, trials) if self.method != "grid" else set()
             for draws in range(PATIENCE):
