@@ -65,6 +65,9 @@ class Reporter:
     def step_finished(self, step: dict[str, Any]) -> None:
         "The step's document: done, cached, failed or skipped"
 
+    def trial(self, trial: dict[str, Any]) -> None:
+        "A search has tried an assignment: its number, parameters, value and state, and the best so far"
+
     def warning(self, text: str) -> None:
         "Something a person should know that stops nothing"
 
@@ -72,7 +75,7 @@ class Reporter:
         "The run's document, complete"
 
 
-EVENTS = ("plan", "run_started", "step_started", "progress", "tick", "step_finished", "warning", "finished")
+EVENTS = ("plan", "run_started", "step_started", "progress", "tick", "step_finished", "trial", "warning", "finished")
 
 
 class Reporters(Reporter):
@@ -149,6 +152,9 @@ class EventWriter(Reporter):
 
     def step_finished(self, step: dict[str, Any]) -> None:
         self.write("step_finished", **step)
+
+    def trial(self, trial: dict[str, Any]) -> None:
+        self.write("trial", **trial)
 
     def warning(self, text: str) -> None:
         self.write("warning", text=text)
