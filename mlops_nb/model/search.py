@@ -47,7 +47,7 @@ def folds_of(
     folds = [fold for turn in range(turns) for fold in make_folds(rows, target, task, by, groups, seed + turn)]
     return folds if len(rows) <= 5_000 else folds[-3:]
 
-# %% ../../nbs/50_model/25_search.ipynb #87740ef1
+# %% ../../nbs/50_model/25_search.ipynb #88f217a7
 @dataclass
 class Trial:
     "Settings that were tried, and how good they were"
@@ -95,14 +95,14 @@ class _Scorer:
             self.parts.append((rows, folds_of(rows, self.profile, by, numbers, seed)))
 
     def scores(self, trial: Trial) -> Iterator[float]:
-        "The mean score of each step; raises OutOfTime when the next fit would exceed the budget"
+        "The mean score of each step; raises OutOfTime when the next fit would exceed the budget, but not in the first"
         longest = 0.0
         for rows, folds in self.parts:
             expected = longest * len(rows) / max(1, trial.rows)
             values = []
             for fitted, held in folds:
                 started = time.monotonic()
-                if (expected if trial.rows else longest) >= self.clock.left():
+                if (trial.number or trial.rows) and (expected if trial.rows else longest) >= self.clock.left():
                     raise OutOfTime
                 known, rest = rows.iloc[fitted], rows.iloc[held]
                 values.append(held_out_score(known, rest, self.profile, self.measure.name, trial.settings))
