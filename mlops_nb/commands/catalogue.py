@@ -208,8 +208,11 @@ NEW = Command(
     "Project",
     "mlops_nb.commands.new:new",
     (Argument("NAME", "name of the project, of its folder and of its Python package"),),
-    (),
-    (("mlops-nb new churn", "makes the folder churn; then: cd churn, mlops-nb run churn"),),
+    (Option(("--with",), "an optional step: select, which drops columns that are worth no more than chance", "STEP", many=True),),
+    (
+        ("mlops-nb new churn", "makes the folder churn; then: cd churn, mlops-nb run churn"),
+        ("mlops-nb new churn --with select", "with a step between split and train that selects columns"),
+    ),
 )
 CONFIG = Command(
     "config",

@@ -47,7 +47,7 @@ def folds_of(
     folds = [fold for turn in range(turns) for fold in make_folds(rows, target, task, by, groups, seed + turn)]
     return folds if len(rows) <= 5_000 else folds[-3:]
 
-# %% ../../nbs/50_model/25_search.ipynb #88f217a7
+# %% ../../nbs/50_model/25_search.ipynb #7004e42c
 @dataclass
 class Trial:
     "Settings that were tried, and how good they were"
@@ -56,6 +56,7 @@ class Trial:
     settings: dict[str, Any]  # of `fit`
     score: float = float("nan")  # mean over the folds of the last step it came to
     rows: int = 0  # of that step
+    steps: dict[int, float] = field(default_factory=dict)  # rows -> score of each step
     seconds: float = 0.0
     state: str = "running"  # complete, stopped early, out of time, failed
     error: str = ""
@@ -99,19 +100,22 @@ class _Scorer:
         longest = 0.0
         for rows, folds in self.parts:
             expected = longest * len(rows) / max(1, trial.rows)
+            if trial.rows and expected * len(folds) >= self.clock.left():
+                raise OutOfTime
             values = []
             for fitted, held in folds:
                 started = time.monotonic()
-                if (trial.number or trial.rows) and (expected if trial.rows else longest) >= self.clock.left():
+                if (trial.number or trial.rows) and longest >= self.clock.left():
                     raise OutOfTime
                 known, rest = rows.iloc[fitted], rows.iloc[held]
                 values.append(held_out_score(known, rest, self.profile, self.measure.name, trial.settings))
                 longest = max(longest, time.monotonic() - started)
             trial.rows, trial.score = len(rows), float(np.nanmean(values))
-            self.clock.reserve = max(self.clock.reserve, 1 + 4 * longest)
+            trial.steps[trial.rows] = trial.score
+            self.clock.reserve = max(self.clock.reserve, 1 + 3 * longest)
             yield trial.score
 
-# %% ../../nbs/50_model/25_search.ipynb #ae2a4bb2
+# %% ../../nbs/50_model/25_search.ipynb #bcdc2c0f
 Report = Callable[[Trial, Trial], None]  # what is told of each trial: itself, and the best so far
 
 
@@ -127,15 +131,26 @@ class Search:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def best(self) -> Trial:
-        "The trial with the best score among those that came furthest"
-        known = [trial for trial in self.trials if np.isfinite(trial.score)]
+    def compared_on(self) -> int:
+        "Rows on which trials are compared: as many as the untuned default came to, which all others have to beat"
+        known = [trial.rows for trial in self.trials if np.isfinite(trial.score)]
         if not known:
             why = next((trial.error for trial in self.trials if trial.error), "the time was up before")
             raise UsageError(f"No trial came to an end: {why}.", "Give more time, or look at the table.")
-        most = max(trial.rows for trial in known)
-        sign = 1 if self.measure.greater_is_better else -1
-        return max((trial for trial in known if trial.rows == most), key=lambda trial: sign * trial.score)
+        first = self.trials[0]
+        return first.rows if np.isfinite(first.score) else max(known)
+
+    @property
+    def ranked(self) -> list[Trial]:
+        "The trials, best first; those that did not come far enough to be compared are last"
+        rows, sign = self.compared_on, -1 if self.measure.greater_is_better else 1
+        known = [trial for trial in self.trials if np.isfinite(trial.score)]
+        return sorted(known, key=lambda t: (rows not in t.steps, -t.rows * (rows not in t.steps), sign * t.steps.get(rows, t.score)))
+
+    @property
+    def best(self) -> Trial:
+        "The trial with the best score on the rows on which trials are compared"
+        return self.ranked[0]
 
     def table(self) -> pd.DataFrame:
         "A row for each trial"
@@ -143,11 +158,10 @@ class Search:
 
     def grid(self, most: int = 10) -> Grid:
         "The best trials, those on most rows first"
-        sign = 1 if self.measure.greater_is_better else -1
-        known = [trial for trial in self.trials if np.isfinite(trial.score)]
-        ordered = sorted(known, key=lambda trial: (-trial.rows, -sign * trial.score))[:most]
-        shown = show_alike([trial.score for trial in ordered])
-        rows = [[t.number, s, t.rows, told_settings(t.settings)] for t, s in zip(ordered, shown, strict=True)]
+        ordered, level = self.ranked[:most], self.compared_on
+        rows = [level if level in trial.steps else trial.rows for trial in ordered]
+        shown = show_alike([trial.steps[count] for trial, count in zip(ordered, rows, strict=True)])
+        rows = [[t.number, s, n, told_settings(t.settings)] for t, s, n in zip(ordered, shown, rows, strict=True)]
         head = ["trial", f"mean {self.measure.name}", "rows", "settings"]
         within = f" within {self.budget:.0f} s" if self.budget else ""
         return Grid(f"The best of {len(self.trials)} trials{within}", head, rows, head[1:2])
@@ -203,7 +217,7 @@ class _Searcher:
         "State of the trial when it has ended, and what went wrong"
         same = self.known.setdefault(repr(trial.settings), trial)
         if same is not trial:
-            trial.score, trial.rows = same.score, same.rows
+            trial.score, trial.rows, trial.steps = same.score, same.rows, same.steps
             return same.state, same.error
         try:
             for step, value in enumerate(self.scorer.scores(trial)):
