@@ -12,13 +12,14 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .templates import project_files, render
+from .templates import optional_steps, project_files, render
 from .terminal import Answer, Terminal
-from ..core.errors import MlopsError, UsageError
+from ..core.errors import MlopsError, UsageError, did_you_mean
 
 # %% ../../nbs/95_cli/51_new.ipynb #b504b7dd
 NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -41,11 +42,12 @@ def check_name(
 # %% ../../nbs/95_cli/51_new.ipynb #15b70a87
 def write_project(
     target: Path,  # the new folder; may exist if it is empty
+    more: Sequence[str] = (),  # optional steps
 ) -> list[str]:  # paths of the files in the project
     "Write a new project"
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} is there already and is not empty.", "Choose another name, or move it away.")
-    texts = render(project_files(target.name), target.name)
+    texts = render(project_files(target.name, more), target.name)
     hidden = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         for name, text in texts.items():
@@ -84,13 +86,23 @@ def new(values: Any, screen: Terminal) -> Answer:
     name = check_name(values.name)
     target = Path.cwd() / name
     around = surrounding_project(target.parent)
-    written = write_project(target)
+    written = write_project(target, _check_steps(getattr(values, "with")))
     warnings = []
     if around:
         warnings.append(f"{name} lies inside the project {around}; commands in it use {name}'s own settings.ini.")
     after = [f"cd {name}", f"mlops-nb run {name}", "bentoml serve"]
     document = {"schema": 1, "project": str(target), "files": written, "warnings": warnings, "next": after}
     return Answer(document, lambda screen: _tell(screen, name, written, warnings, after))
+
+
+def _check_steps(names: Sequence[str]) -> Sequence[str]:
+    "The names, if there are such optional steps"
+    known = optional_steps()
+    for name in names:
+        if name not in known:
+            hint = did_you_mean(name, known).strip() or f"Give one of {', '.join(known)}."
+            raise UsageError(f"There is no optional step '{name}'.", hint, value=name)
+    return names
 
 
 def _tell(screen: Terminal, name: str, written: list[str], warnings: list[str], after: list[str]) -> None:

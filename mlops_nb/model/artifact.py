@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXAMPLES', 'FACTS', 'OWN', 'serializer', 'example_records', 'example_frame', 'code_of', 'own_packages', 'Model',
-           'final_estimator', 'estimator_name', 'settings_grid', 'ModelSerializer']
+           'final_estimator', 'members', 'estimator_name', 'settings_grid', 'ModelSerializer']
 
 # %% ../../nbs/50_model/07_artifact.ipynb #26e6ca6e
 import json
@@ -176,26 +176,44 @@ def final_estimator(
     return estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
 
 
+def members(
+    estimator: Any,  # a pipeline, or an estimator
+) -> dict[str, Any]:
+    "The models of an ensemble by name, fitted if it is; any other is the only one, without a name"
+    final = final_estimator(estimator)
+    named = getattr(final, "estimators", None)
+    if named is None:
+        return {"": estimator}
+    fitted = getattr(final, "estimators_", None) or [member for _, member in named]
+    return dict(zip((name for name, _ in named), fitted, strict=True))
+
+
 def estimator_name(estimator: Any) -> str:
     "Class of the estimator, or of a pipeline's last step"
     return type(final_estimator(estimator)).__name__
 
 
-def settings_grid(
-    estimator: Any,  # a pipeline, or an estimator
-) -> Grid:
-    "Its settings that differ from the defaults"
+def _changed(estimator: Any) -> list[list[str]]:
+    "Settings that differ from the defaults"
     final = final_estimator(estimator)
     settings = final.get_params(deep=False) if hasattr(final, "get_params") else {}
     try:
         defaults = type(final)().get_params(deep=False) if settings else {}
     except TypeError:  # an estimator that cannot be made without arguments has no defaults
         defaults = {}
-    rows = [[name, quote(value)[1:-1]] for name, value in settings.items() if repr(value) != repr(defaults.get(name))]
-    parts = (
-        [type(step).__name__ for _, step in estimator.steps] if hasattr(estimator, "steps") else [type(final).__name__]
-    )
-    return Grid(" → ".join(parts), ["setting", "value"], rows)
+    changed = {name: value for name, value in settings.items() if repr(value) != repr(defaults.get(name))}
+    return [[name, quote(value)[1:-1]] for name, value in changed.items()]
+
+
+def settings_grid(
+    estimator: Any,  # a pipeline, or an estimator
+) -> Grid:
+    "Its settings that differ from the defaults; in an ensemble, those of each member"
+    rows = []
+    for member, model in members(estimator).items():
+        rows += [[f"{member}: {name}" if member else name, value] for name, value in _changed(model)]
+    steps = [step for _, step in estimator.steps] if hasattr(estimator, "steps") else [estimator]
+    return Grid(" → ".join(type(step).__name__ for step in steps), ["setting", "value"], rows)
 
 # %% ../../nbs/50_model/07_artifact.ipynb #bcb507e4
 class ModelSerializer:

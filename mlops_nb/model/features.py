@@ -20,12 +20,13 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
 
 from ..core.errors import UsageError
 from ..data.show import Grid, listing
+from .artifact import members
 from .columns import Categories, Dates, MissingFlags, Numbers
 from .schema import Kind, Task
 
 # %% ../../nbs/50_model/03_features.ipynb #870f656d
-Algorithm = Literal["logistic", "linear", "forest", "boosting"]
-Means = Literal["binary", "multiclass", "continuous"]  # what the target is to its encoder
+Algorithm = Literal["logistic", "linear", "forest", "boosting", "voting", "stacking"]
+Means = Literal["auto", "binary", "multiclass", "continuous"]  # what the target is to its encoder
 FEW_LEVELS = 20  # a category with more is encoded by the mean of the target
 FOLDS = 5  # of the target encoder
 
@@ -64,7 +65,9 @@ def _scaler(model: Algorithm) -> list[Any]:
     return [StandardScaler()] if model in ("logistic", "linear") else []
 
 # %% ../../nbs/50_model/03_features.ipynb #75a7c07e
-def _columns_by_part(inputs: pd.DataFrame, kinds: Mapping[str, Kind], model: Algorithm) -> dict[str, list[str]]:
+def _columns_by_part(
+    inputs: pd.DataFrame, kinds: Mapping[str, Kind], model: Algorithm, most: int
+) -> dict[str, list[str]]:
     def of(*wanted: str) -> list[str]:
         return [name for name, kind in kinds.items() if kind in wanted]
 
@@ -74,8 +77,8 @@ def _columns_by_part(inputs: pd.DataFrame, kinds: Mapping[str, Kind], model: Alg
     return {
         "number": numbers,
         "gap": [name for name in numbers if name in gaps],
-        "level": [name for name in texts if levels[name] <= FEW_LEVELS],
-        "mean": [name for name in texts if levels[name] > FEW_LEVELS],
+        "level": [name for name in texts if levels[name] <= most],
+        "mean": [name for name in texts if levels[name] > most],
         "date": dates,
     }
 
@@ -106,6 +109,7 @@ def make_features(
     means: Means,  # from `target_type`
     folds: int = FOLDS,  # of the target encoder
     clip: float = 0.0,  # share of rows at either end at whose value numbers are cut
+    levels: int = FEW_LEVELS,  # a category with more is encoded by the mean of the target
     seed: int = 0,
 ) -> ColumnTransformer:
     "The preprocessing for one algorithm, not fitted"
@@ -119,7 +123,7 @@ def make_features(
         "mean": _many_levels(model, means, folds, seed),
         "date": _dates(model),
     }
-    columns = _columns_by_part(inputs, kinds, model)
+    columns = _columns_by_part(inputs, kinds, model, levels)
     used = [(name, part, columns[name]) for name, part in parts.items() if columns[name]]
     return ColumnTransformer(used, remainder="drop", sparse_threshold=0.0)
 
@@ -133,12 +137,22 @@ PARTS = {
 }
 
 
+def _parts(features: ColumnTransformer) -> list[list[Any]]:
+    "A row for each part"
+    used = [transformer for transformer in features.transformers_ if transformer[0] in PARTS]
+    return [
+        [PARTS[name], len(columns), len(part.get_feature_names_out(columns)), listing(columns, 6)]
+        for name, part, columns in used
+    ]
+
+
 def parts_grid(
-    features: ColumnTransformer,  # fitted
+    fitted: Any,  # a pipeline of `fit`, or its preprocessing alone
 ) -> Grid:
-    "Which columns went which way"
+    "Which columns went which way; in an ensemble, for each member"
+    parts = {"": fitted} if isinstance(fitted, ColumnTransformer) else members(fitted)
     rows: list[list[Any]] = []
-    for name, part, columns in features.transformers_:
-        if name in PARTS:
-            rows.append([PARTS[name], len(columns), len(part.get_feature_names_out(columns)), listing(columns, 6)])
+    for name, part in parts.items():
+        found = _parts(part if isinstance(part, ColumnTransformer) else part["features"])
+        rows += [[f"{name}: {first}" if name else first, *rest] for first, *rest in found]
     return Grid("From columns of the table to columns of the model", ["as", "columns", "become", "which"], rows)

@@ -9,7 +9,7 @@ __all__ = ['LARGE', 'MEANS', 'split_target', 'class_rows', 'cores', 'reproducibl
 # %% ../../nbs/50_model/05_train.ipynb #ba0efa78
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,9 +20,19 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import Pipeline
 
 from ..core.errors import UsageError, did_you_mean
-from .artifact import OWN, final_estimator
-from .candidates import ROUNDS, can_stop_early, make_estimator
-from .features import Algorithm, encoder_folds, make_features, target_type
+from .artifact import OWN, final_estimator, members
+from mlops_nb.model.candidates import (
+    ENSEMBLES,
+    ROUNDS,
+    can_stop_early,
+    check_algorithm,
+    make_ensemble,
+    make_estimator,
+    rows_to_fit,
+    single_algorithms,
+)
+from .combinations import Combinations, check_combined
+from .features import FEW_LEVELS, FOLDS, Algorithm, encoder_folds, make_features, target_type
 from .own import OwnColumns, check_part, kinds_after
 from .schema import Kind, Task, input_kinds
 
@@ -98,29 +108,65 @@ def make_pipeline(
     model: Algorithm = "boosting",
     *,
     features: Any = None,  # a function or transformer of the project's library that computes columns
-    clip: float = 0.0,  # share of rows at either end at whose value numbers are cut
-    seed: int = 0,
-    **settings: Any,  # of `make_estimator`: regularisation, max_iter, class_weight...
+    combine: Sequence[str] = (),  # numbers whose products and ratios are columns, too
+    **settings: Any,  # clip, levels and seed; of `make_estimator`: regularisation, max_iter, class_weight...
 ) -> Pipeline:
     "Preprocessing and estimator, not fitted"
-    classes, smallest = class_rows(target, task)
-    estimator = make_estimator(model, task, len(inputs), classes=classes, smallest=smallest, seed=seed, **settings)
-    folds = encoder_folds(pd.Series(target), task)
-    means = target_type(task, classes)
-    steps: list[Any] = []
+    check_algorithm(model, task)
+    steps, kinds = [], dict(kinds)
     if features is not None:
         part = check_part(features)
         steps, computed = [(OWN, OwnColumns(part))], OwnColumns(part).fit(inputs, target).transform(inputs)
         inputs, kinds = computed, kinds_after(inputs, computed, kinds)
-    prepared = make_features(inputs, kinds, model, means=means, folds=folds, clip=clip, seed=seed)
-    return Pipeline([*steps, ("features", prepared), ("estimator", estimator)])
+    if combine:
+        check_combined(combine, kinds)
+        combined = Combinations(list(combine))
+        inputs, kinds = combined.fit(inputs).transform(inputs), combined.kinds_after(kinds)
+        steps.append(("combined", combined))
+    return Pipeline([*steps, *_learner(inputs, target, kinds, task, model, settings)])
+
+
+def _learner(
+    inputs: pd.DataFrame, target: np.ndarray, kinds: dict[str, Kind], task: Task, model: Any, settings: dict[str, Any]
+) -> list[tuple[str, Any]]:
+    "The last steps of a pipeline: preprocessing and estimator, or an ensemble of such pairs"
+    classes, smallest = class_rows(target, task)
+    rows, few = rows_to_fit(model, len(inputs), smallest)
+    if model not in ENSEMBLES:
+        means, folds = target_type(task, classes), encoder_folds(pd.Series(target), task)
+        return _prepared(inputs, kinds, task, model, settings, (rows, classes, few), (means, folds))
+    encoder = ("continuous", FOLDS) if task == "regression" else ("auto", min(FOLDS, max(2, few)))
+    pairs = [
+        (name, Pipeline(_prepared(inputs, kinds, task, name, settings, (rows, classes, few), encoder)))
+        for name in single_algorithms(task)
+    ]
+    largest = len(target) if task == "regression" else int(np.unique(target, return_counts=True)[1].max())
+    return [("estimator", make_ensemble(model, task, pairs, largest=largest, seed=settings.get("seed", 0)))]
+
+
+def _prepared(
+    inputs: pd.DataFrame,
+    kinds: dict[str, Kind],
+    task: Task,
+    model: Any,
+    settings: dict[str, Any],
+    sizes: tuple[int, int, int],
+    encoder: tuple[Any, int],
+) -> list[tuple[str, Any]]:
+    "Preprocessing and estimator of one algorithm"
+    estimating = dict(settings)
+    seed, (rows, classes, smallest), (means, folds) = estimating.pop("seed", 0), sizes, encoder
+    preparing = {"clip": estimating.pop("clip", 0.0), "levels": estimating.pop("levels", FEW_LEVELS)}
+    prepared = make_features(inputs, kinds, model, means=means, folds=folds, seed=seed, **preparing)
+    estimator = make_estimator(model, task, rows, classes=classes, smallest=smallest, seed=seed, **estimating)
+    return [("features", prepared), ("estimator", estimator)]
 
 
 def fit(
     train: pd.DataFrame,  # training rows, target included
     profile: Mapping[str, Any],  # what `ingest` found out about the table
     model: Algorithm = "boosting",
-    **settings: Any,  # of `make_pipeline` (features, clip, seed) and `make_estimator`
+    **settings: Any,  # of `make_pipeline` (features, combine, clip, levels, seed) and `make_estimator`
 ) -> Pipeline:
     "A pipeline fitted to the training rows"
     kinds, task = input_kinds(profile), profile["task"]
@@ -131,14 +177,16 @@ def fit(
 def _fit(estimator: Any, inputs: pd.DataFrame, target: np.ndarray) -> Any:
     with reproducible_threads(inputs.size), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class")  # rarer than the encoder's folds
+        warnings.filterwarnings("ignore", message="Number of classes in training fold")  # of a stack
         warnings.filterwarnings("ignore", category=ConvergenceWarning)  # `fit_notes` says it in one sentence
         estimator.fit(inputs, target)
-    if hasattr(final_estimator(estimator), "_bin_mapper"):
-        final_estimator(estimator)._bin_mapper.n_threads = None  # boosting keeps how many threads fitted it
+    for member in members(estimator).values():
+        if hasattr(final_estimator(member), "_bin_mapper"):
+            final_estimator(member)._bin_mapper.n_threads = None  # boosting keeps how many threads fitted it
     return estimator
 
 # %% ../../nbs/50_model/05_train.ipynb #4d7ccaf0
-MEANS = "features__mean__targetencoder__target_type"
+MEANS = "targetencoder__target_type"
 
 
 def refit(
@@ -149,11 +197,16 @@ def refit(
 ) -> Any:
     "A clone, fitted to these rows"
     fresh: Any = clone(estimator)
-    final, (classes, smallest) = final_estimator(fresh), class_rows(target, task)
-    if getattr(final, "early_stopping", False) and not can_stop_early(len(inputs), classes, smallest):
-        final.set_params(early_stopping=False, max_iter=min(final.max_iter, ROUNDS))
-    if task == "multiclass" and MEANS in fresh.get_params():
-        fresh.set_params(**{MEANS: target_type(task, classes)})
+    classes, smallest = class_rows(target, task)
+    stacked = "stacking" if hasattr(final_estimator(fresh), "final_estimator") else ""
+    rows, few = rows_to_fit(stacked, len(inputs), smallest)
+    for member in members(fresh).values():
+        final = final_estimator(member)
+        if getattr(final, "early_stopping", False) and not can_stop_early(rows, classes, few):
+            final.set_params(early_stopping=False, max_iter=min(final.max_iter, ROUNDS))
+        for name, value in member.get_params().items() if task == "multiclass" else ():
+            if name.endswith(MEANS) and value != "auto":
+                member.set_params(**{name: target_type(task, classes)})
     return _fit(fresh, inputs, target.astype(np.float64 if task == "regression" else np.str_))
 
 # %% ../../nbs/50_model/05_train.ipynb #8bf61c2a
@@ -161,14 +214,14 @@ def fit_facts(
     pipeline: Pipeline,  # fitted
     rows: int,  # training rows
 ) -> dict[str, float]:
-    "Rows, inputs, columns after preprocessing, rounds or steps"
-    estimator = pipeline[-1]
+    "Rows, inputs, columns after preprocessing, rounds or steps; of an ensemble, all columns and trees together"
+    finals = [final_estimator(member) for member in members(pipeline).values()]
     facts = {
         "rows": rows,
         "inputs": len(pipeline.feature_names_in_),
-        "columns": int(estimator.n_features_in_),
-        "iterations": int(np.max(getattr(estimator, "n_iter_", None) or 0)),
-        "trees": _trees(estimator),
+        "columns": sum(int(final.n_features_in_) for final in finals),
+        "iterations": max(int(np.max(getattr(final, "n_iter_", None) or 0)) for final in finals),
+        "trees": sum(map(_trees, finals)),
     }
     return {name: value for name, value in facts.items() if value}
 
@@ -184,7 +237,9 @@ def loss_curve(
 ) -> dict[str, list[float]]:
     "Loss by round of boosting: `loss` on the training rows, `validation_loss` on the tenth held back; else empty"
     scores = {"loss": "train_score_", "validation_loss": "validation_score_"}
-    found = {name: getattr(pipeline[-1], attribute, np.array([])) for name, attribute in scores.items()}
+    finals = [final_estimator(member) for member in members(pipeline).values()]
+    boosted = next((final for final in finals if hasattr(final, "train_score_")), None)
+    found = {name: getattr(boosted, attribute, np.array([])) for name, attribute in scores.items()}
     return {name: [-float(score) for score in values] for name, values in found.items() if len(values)}
 
 # %% ../../nbs/50_model/05_train.ipynb #a4e2b4d3
@@ -192,7 +247,10 @@ def fit_notes(
     pipeline: Pipeline,  # fitted
 ) -> list[str]:
     "What should be known about the fit, in words"
-    final = final_estimator(pipeline)
+    return [text for member in members(pipeline).values() for text in _note(final_estimator(member))]
+
+
+def _note(final: Any) -> list[str]:
     steps, most = int(np.max(getattr(final, "n_iter_", None) or 0)), getattr(final, "max_iter", None)
     if most is None or steps < most:
         return []

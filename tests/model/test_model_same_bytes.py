@@ -22,9 +22,13 @@ CASES = [
     ("group", "binary", "forest"),
     ("group", "binary", "boosting"),
     ("group", "multiclass", "boosting"),
+    ("group", "binary", "voting"),
+    ("group", "multiclass", "stacking"),
     ("spent", "regression", "linear"),
     ("spent", "regression", "forest"),
     ("spent", "regression", "boosting"),
+    ("spent", "regression", "voting"),
+    ("spent", "regression", "stacking"),
 ]
 
 

@@ -33,7 +33,7 @@ print(package.load_model().predict(rows).tolist())
 """
 
 
-@pytest.mark.parametrize("model", ["logistic", "forest", "boosting"])
+@pytest.mark.parametrize("model", ["logistic", "forest", "boosting", "stacking"])
 def test_a_package_answers_without_pyarrow_and_the_like(tmp_path, model):
     table = people(200)
     fitted = model_of(table, "group", "binary", model, trees=5, max_iter=50)

@@ -8,11 +8,16 @@ import pytest
 from model_support import KINDS, learn, model_of, people, profile_of
 
 from mlops_nb.core.errors import UsageError
+from mlops_nb.model.artifact import settings_grid
 from mlops_nb.model.evaluation import evaluate
+from mlops_nb.model.features import parts_grid
 from mlops_nb.model.schema import frame_from_records
-from mlops_nb.model.train import fit
+from mlops_nb.model.train import fit, fit_facts, loss_curve
 
-MODELS = {"binary": ["logistic", "forest", "boosting"], "regression": ["linear", "forest", "boosting"]}
+MODELS = {
+    "binary": ["logistic", "forest", "boosting", "voting", "stacking"],
+    "regression": ["linear", "forest", "boosting", "voting", "stacking"],
+}
 EVERY = [(task, model) for task, models in MODELS.items() for model in models]
 TARGET = {"binary": "group", "multiclass": "group", "regression": "spent"}
 
@@ -61,11 +66,38 @@ def test_thousands_of_levels_of_noise_teach_nothing():
 @pytest.mark.parametrize(("task", "model"), [*EVERY, ("multiclass", "boosting"), ("multiclass", "logistic")])
 @pytest.mark.parametrize("rows", [6, 12, 40])
 def test_a_handful_of_rows_is_enough(task, model, rows):
+    if model == "stacking" and rows < 40:
+        pytest.skip("a stack says that it needs more")
     table = people(rows, classes=3 if task == "multiclass" else 2)
     fitted = model_of(table, TARGET[task], task, model, trees=10, max_iter=50)
     part = table[[*KINDS, TARGET[task]]]
     found = evaluate(fitted, part, part)
     assert np.isfinite(list(found.metrics.values())).all()
+
+
+def test_a_stack_of_too_few_rows_is_refused():
+    with pytest.raises(UsageError, match="Stacking cannot be learned from 3 rows of a class") as caught:
+        model_of(people(6), "group", "binary", "stacking")
+    assert "'voting'" in caught.value.hint
+
+
+def test_a_stack_whose_rarest_class_is_absent_from_some_folds():
+    table = people(300, classes=3)
+    rare = np.flatnonzero(table["group"] == "class 02")[1:]
+    table = table.drop(index=rare).reset_index(drop=True)
+    fitted = model_of(table, "group", "multiclass", "stacking", trees=5, max_iter=20)
+    assert fitted.predict_proba(table).shape == (len(table), 3)
+    part = table[[*KINDS, "group"]]
+    assert np.isfinite(list(evaluate(fitted, part, part).metrics.values())).all()
+
+
+def test_members_of_an_ensemble_see_combinations_and_show_their_settings():
+    table = people(400)
+    fitted = learn(table, "group", "binary", "voting", combine=["age", "income"], trees=5, max_iter=20)
+    assert list(fitted.feature_names_in_) == list(KINDS), "the model still takes the columns of the table"
+    assert fitted[-1].estimators_[0].feature_names_in_[-1] == "age / income"
+    assert "boosting: max_iter" in repr(settings_grid(fitted)) and "forest: numbers" in repr(parts_grid(fitted))
+    assert fit_facts(fitted, 400)["trees"] > 5 and loss_curve(fitted)
 
 
 def test_a_rare_class_is_found_with_balanced_weights():
@@ -99,7 +131,7 @@ def test_a_class_that_only_the_test_part_has_counts_as_wrong():
     assert "roc_auc, average_precision: not computed" in found.notes[0]
 
 
-@pytest.mark.parametrize("model", MODELS["binary"])
+@pytest.mark.parametrize("model", MODELS["binary"][:3])
 def test_a_thousand_columns_are_quick(model):
     random = np.random.default_rng(0)
     names = [f"x{number}" for number in range(1000)]
