@@ -42,6 +42,8 @@ PUBLIC = {
     "tag_run": "mlops_nb.track.annotate",
     "note_run": "mlops_nb.track.annotate",
     "star_run": "mlops_nb.track.annotate",
+    "compare": "mlops_nb.track.compare",
+    "lineage": "mlops_nb.track.lineage",
     "models": "mlops_nb.registry.versions",
 }
 

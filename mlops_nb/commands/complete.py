@@ -120,9 +120,13 @@ def candidates(
     before = [word for word in before if not any(word in option.flags for option in COMMON)]
     if not before:
         found = [(command.name, command.summary) for command in COMMANDS.values() if command.group]
+        found = [(name, summary) for name, summary in found if " " not in name]
         found += _flags(COMMON) if current.startswith("-") else []
+    elif " ".join(before[:2]) in COMMANDS and len(before) > 1:
+        found = _inside(COMMANDS[" ".join(before[:2])], before[2:], current)
     elif before[0] in COMMANDS:
         found = _inside(COMMANDS[before[0]], before[1:], current)
+        found += _subcommands(before[0]) if len(before) == 1 else []
     else:
         found = []
     return [(word, help) for word, help in found if word.startswith(current)]
@@ -139,11 +143,18 @@ def _inside(command: Command, before: list[str], current: str) -> Candidates:
         return [(f"{flag}={word}", help) for word, help in values(flags[flag].complete, start, pipeline)]
     if current.startswith("-"):
         return _flags((*command.options, *COMMON))
-    if len(places) < len(command.arguments):
-        return values(command.arguments[len(places)].complete, current, pipeline)
-    if command.arguments and command.arguments[-1].many:
-        return values(command.arguments[-1].complete, current, pipeline)
+    number = len(places)
+    if number >= len(command.arguments) and command.arguments and command.arguments[-1].many:
+        number = len(command.arguments) - 1
+    if number < len(command.arguments):
+        return values(command.arguments[number].complete, current, pipeline)
     return []
+
+
+def _subcommands(name: str) -> Candidates:
+    "What may stand behind a command of which there are several"
+    inner = [command for command in COMMANDS.values() if command.name.startswith(f"{name} ")]
+    return [(command.name.partition(" ")[2], command.summary) for command in inner]
 
 
 def _flags(options: tuple[Option, ...]) -> Candidates:

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['Shared', 'SECTIONS', 'FILE', 'PREFIX', 'INTERNAL', 'SETTINGS', 'HEADER', 'BOOLEANS', 'AtLeast', 'Workspace',
-           'PipelineSection', 'Tracking', 'RegistrySection', 'Serving', 'Key', 'find_project', 'Settings',
-           'load_settings']
+           'PipelineSection', 'Tracking', 'CostsSection', 'RegistrySection', 'Serving', 'Key', 'find_project',
+           'Settings', 'load_settings']
 
 # %% ../../nbs/00_core/04_settings.ipynb #b4817e90
 import os
 import re
 from collections.abc import Iterator, Mapping
 from configparser import ConfigParser, Error
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -64,6 +65,20 @@ class Tracking(NamedTuple):
     )
 
 
+class CostsSection(NamedTuple):
+    "[costs]: what processor seconds are multiplied by, to estimate energy, carbon and money"
+
+    source: Annotated[
+        Literal["settings", "codecarbon"],
+        "Where watts and grams come from: the next two keys, or CodeCarbon's tables of processors and countries",
+    ] = "settings"
+    watts_per_core: Annotated[float, "Power of one busy core, with its share of memory and machine", AtLeast(0)] = 10.0
+    grams_per_kwh: Annotated[float, "Grams of CO2 equivalent per kWh; the world's mean of 2023", AtLeast(0)] = 480.0
+    country: Annotated[str, "Country of the grid, for CodeCarbon: three letters, such as DEU; empty is the world"] = ""
+    price_per_core_hour: Annotated[float, "Price of one core for one hour; 0 shows no money", AtLeast(0)] = 0.0
+    currency: Annotated[str, "Currency of that price"] = "EUR"
+
+
 class RegistrySection(NamedTuple):
     "[registry]: what happens to a packaged model"
 
@@ -84,6 +99,7 @@ SECTIONS: dict[str, Any] = {
     "workspace": Workspace,
     "pipeline": PipelineSection,
     "tracking": Tracking,
+    "costs": CostsSection,
     "registry": RegistrySection,
     "serving": Serving,
 }
@@ -115,7 +131,9 @@ class Key(NamedTuple):
         if get_origin(self.kind) is tuple:
             return f"any of {', '.join(get_args(get_args(self.kind)[0]))}, with commas between"
         bound = f" of at least {self.low}" if self.low is not None else ""
-        return {int: "a whole number", bool: "true or false", str: "text", Path: "a path"}[self.kind] + bound
+        return {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}[
+            self.kind
+        ] + bound
 
     @property
     def written(self) -> str:
@@ -170,9 +188,9 @@ BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "n
 def _convert(key: Key, text: str) -> Any:
     if key.kind is bool:
         return BOOLEANS[text.lower()]
-    if key.kind is int:
-        value = int(text)
-        if key.low is not None and value < key.low:
+    if key.kind in (int, float):
+        value = key.kind(text)
+        if not isfinite(value) or (key.low is not None and value < key.low):
             raise ValueError(text)
         return value
     if get_origin(key.kind) is Literal:
@@ -300,6 +318,7 @@ class Settings(NamedTuple):
     workspace: Workspace
     pipeline: PipelineSection
     tracking: Tracking
+    costs: CostsSection
     registry: RegistrySection
     serving: Serving
     origins: dict[tuple[str, str], str]  # where each value that is no default came from

@@ -90,6 +90,7 @@ class Attempt(NamedTuple):
     number: int = 1  # 2 for the first try again
     parent: str | None = None  # the sweep that the run is a child of
     variant: Mapping[str, Any] | None = None  # swept parameters of the step
+    project: pathlib.Path | None = None  # where paths are told from; default: the project of the settings
 
     @property
     def place(self) -> str:
@@ -109,7 +110,7 @@ class Attempt(NamedTuple):
     @property
     def notebook(self) -> str:
         "The executed notebook, as seen from the project"
-        return pathlib.Path(os.path.relpath(self.output, self.settings.project)).as_posix()
+        return pathlib.Path(os.path.relpath(self.output, self.project or self.settings.project)).as_posix()
 
     def next(self) -> "Attempt":
         "The try after this one failed, whose notebook is kept: `40_train.failed-1.ipynb`"

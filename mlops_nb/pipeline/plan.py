@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Artifacts', 'Gathered', 'NOT_KEPT', 'Decision', 'read_needs', 'Planner', 'chosen_steps', 'Origin', 'Plan', 'gather',
-           'make_plan']
+           'decide_all', 'make_plan']
 
 # %% ../../nbs/30_pipeline/11_plan.ipynb #1e3c2eba
 import os
@@ -289,7 +289,11 @@ def _children(settings: Settings, parent: Plan, swept: Sweep, wanted: set[str]) 
     return tuple(plans)
 
 
-def _decide_all(parent: Plan, wanted: set[str], chosen: set[str]) -> None:
+def decide_all(
+    parent: Plan,
+    wanted: set[str],  # steps that are about to have a result
+    chosen: set[str],  # those among them that may run
+) -> None:
     "Fill the plans of a run and of its children with decisions"
     plans = (parent, *parent.children)
     given: list[dict[str, Artifacts | None]] = [{} for _ in plans]
@@ -330,6 +334,6 @@ def make_plan(
     if swept:
         _refuse_left_out(swept, wanted)
         plan = plan._replace(children=_children(settings, plan, swept, wanted), swept=_swept_values(swept))
-    _decide_all(plan, wanted, chosen)
+    decide_all(plan, wanted, chosen)
     planner.fingerprints.save()
     return plan

@@ -9,11 +9,15 @@ __all__ = ['Ledger']
 from types import TracebackType
 
 from ..files import atomic_write
+from .annotations import Annotations
+from .costs import Costs
 from .curves import Curves
 from .database import PATIENCE
+from .deliveries import Deliveries
 from .leases import Leases
 from .migrate import open_database
 from .models import Aliases, Releases, Versions
+from .reruns import Reruns
 from .results import ResultReader, ResultWriter
 from .runs import RunReader, RunWriter
 from .trail import Mirrors, Trail
@@ -21,7 +25,21 @@ from ..settings import Settings
 
 # %% ../../../nbs/00_core/18_ledger.ipynb #91eee4ee
 class Ledger(
-    RunWriter, RunReader, ResultWriter, ResultReader, Curves, Leases, Versions, Aliases, Releases, Trail, Mirrors
+    RunWriter,
+    RunReader,
+    ResultWriter,
+    ResultReader,
+    Curves,
+    Leases,
+    Versions,
+    Aliases,
+    Releases,
+    Trail,
+    Mirrors,
+    Deliveries,
+    Annotations,
+    Costs,
+    Reruns,
 ):
     "Runs, results, models, releases and what else happened"
 

@@ -23,6 +23,14 @@ class Curve(NamedTuple):
     times: tuple[float, ...]  # seconds since 1970
     values: tuple[float, ...]
 
+    def best(
+        self,
+        smallest: bool,  # whether smaller is better
+    ) -> tuple[float, float]:
+        "The best value and its place, the first one of several; not the last value, which may be worse"
+        value = (min if smallest else max)(self.values)
+        return value, self.places[self.values.index(value)]
+
     def __repr__(self) -> str:
         ends = f": {self.values[0]:.6g} … {self.values[-1]:.6g}" if self.values else ""
         return f"{self.run} {self.step} {self.name}, {len(self.values)} points{ends}"
@@ -35,6 +43,7 @@ WITH found AS (
         ROW_NUMBER() OVER curve AS number, COUNT(*) OVER (PARTITION BY s.run_id, s.step, p.name) AS total
     FROM run_steps s JOIN points p ON p.result_id = s.result_id
     WHERE {runs} AND s.step = COALESCE(:step, s.step) AND p.name = COALESCE(:name, p.name)
+        AND p.value IS NOT NULL
     WINDOW curve AS (PARTITION BY s.run_id, s.step, p.name ORDER BY p.position)
 )
 SELECT run, step_name, name, COALESCE(step, number - 1) AS place, t, value FROM found

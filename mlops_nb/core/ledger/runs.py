@@ -196,9 +196,10 @@ class RunReader(Records):
         pipeline: str,
         status: str | None = "ok",  # None: however it ended
     ) -> str | None:
-        "Id of the newest run of a pipeline; None when there is none"
+        "Id of the newest run of a pipeline that repeats no other one; None when there is none"
         rows = self.database.rows(
             "SELECT id FROM runs WHERE pipeline = :pipeline AND status = COALESCE(:status, status) AND status <> 'deleted' "
+            "AND id NOT IN (SELECT subject FROM events WHERE kind = 'rerun_begun') "
             "ORDER BY started DESC, id DESC LIMIT 1",
             pipeline=pipeline,
             status=status,

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['metadata', 'runs', 'run_parameters', 'run_sources', 'results', 'run_steps', 'artifacts', 'metrics', 'points',
-           'leases', 'model_versions', 'alias_events', 'releases', 'events', 'mirrors', 'deliveries']
+           'leases', 'model_versions', 'alias_events', 'releases', 'events', 'mirrors', 'deliveries', 'run_annotations',
+           'step_costs']
 
 # %% ../../../nbs/00_core/10_ledger_schema.ipynb #76da3e5b
 from sqlalchemy import (
@@ -80,6 +81,7 @@ run_parameters = Table(
     _text("value", nullable=True),
     _number("number", nullable=True),
     _text("kind"),
+    Index(None, "step", "name", "run_id", "number", "value"),
 )
 
 run_sources = Table(
@@ -150,6 +152,7 @@ metrics = Table(
     Column("step", Text, primary_key=True),
     Column("name", Text, primary_key=True),
     _number("value"),
+    Index(None, "step", "name", "value", "run_id"),
 )
 
 points = Table(
@@ -249,4 +252,28 @@ deliveries = Table(
     _text("error", nullable=True),
     _text("next_try", nullable=True),
     _text("updated"),
+)
+
+run_annotations = Table(
+    "run_annotations",
+    metadata,
+    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    _text("text"),
+    _text("at"),
+    _text("actor"),
+)
+
+step_costs = Table(
+    "step_costs",
+    metadata,
+    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
+    Column("step", Text, primary_key=True),
+    _number("cpu_seconds"),
+    _number("watts_per_core"),
+    _number("grams_per_kwh"),
+    _number("price_per_core_hour"),
+    _text("currency"),
+    _text("source"),
 )

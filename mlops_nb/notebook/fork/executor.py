@@ -183,7 +183,8 @@ class Executor:
         folder = socket_folder() if shared else None
         self.path = socket_path(folder, workspace) if folder else None
         self.own = None if self.path else own or OwnServer()
-        self.open, self.interrupted = set(), False
+        self.open: dict[socket.socket, str] = {}  # requests under way -> the notebooks that they write
+        self.interrupted = False
 
     def step(
         self,
@@ -212,12 +213,16 @@ class Executor:
         job = {"op": "papermill", "words": list(words), "here": os.getcwd(), "environment": dict(os.environ)}
         return self._ask(job)["exit"]
 
-    def interrupt(self) -> None:
-        "Interrupt all that is being executed; nothing is executed here any more"
-        self.interrupted = True
-        for connection in list(self.open):
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_WR)
+    def interrupt(
+        self,
+        output: str | os.PathLike[str] | None = None,  # one step, by the notebook that it writes
+    ) -> None:
+        "Interrupt all that is being executed, and execute nothing here any more; or interrupt one step"
+        self.interrupted = self.interrupted or output is None
+        for connection, notebook in list(self.open.items()):
+            if output is None or notebook == str(output):
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         "End a server of one's own"
@@ -233,14 +238,14 @@ class Executor:
     def _ask(self, job: dict[str, Any], on_progress: Progress | None = None) -> dict[str, Any]:
         job["umask"] = own_umask()
         with self._connection() as connection:
-            self.open.add(connection)
+            self.open[connection] = job.get("output", "")
             try:
                 if self.interrupted:  # while the connection was made
                     raise KeyboardInterrupt
                 connection.sendall(pack(job))
                 return self._answered(connection, on_progress)
             finally:
-                self.open.discard(connection)
+                self.open.pop(connection, None)
 
     def _answered(self, connection: socket.socket, on_progress: Progress | None) -> dict[str, Any]:
         try:
