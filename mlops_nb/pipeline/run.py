@@ -18,23 +18,12 @@ from ..core.ledger import Ledger
 from ..core.locks import using
 from ..core.registry import hooks
 from ..core.settings import Settings
-from .attempt import Outcome, available_cores
+from .attempt import Outcome, available_cores, clean_logs
 from .documents import RunResult
 from .plan import Plan, make_plan, read_needs
 from .reporter import Reporter
 from .slots import Heard
-from mlops_nb.pipeline.work import (
-    Run,
-    Shared,
-    begin,
-    begin_work,
-    clean_logs,
-    close,
-    keep_records,
-    prepare,
-    reuse,
-    take_outcome,
-)
+from .work import Run, Shared, begin, begin_work, close, keep_records, prepare, reuse, take_outcome
 
 # %% ../../nbs/30_pipeline/16_run.ipynb #8c99ab0b
 def _members(shared: Shared, plan: Plan) -> Run:
@@ -289,7 +278,7 @@ def _run_plan(
         with run.interruption:
             prepare(run, strict, command)
             code = _attend(run)
-        clean_logs(run)  # once more: a kernel without a runner lives a little longer
+        clean_logs(settings, run.shared.lost, run.redactor)  # again: orphaned kernels live a little longer
         _sum_up(run)
         try:
             for member in reversed(run.members):
