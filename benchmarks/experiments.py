@@ -5,11 +5,11 @@
 Each measurement is a function in the table MEASUREMENTS. Of wall times the least of the rounds counts, on both sides of
 a ratio, since a busy machine only makes them longer.
 
-`tracking`: a generated pipeline of six steps, each of which computes for about a second and logs a hundred points, run
-with W&B files and without (`[tracking] mode`), in turn. The ratio is that of the wall time from the first step's start
-to the end of the run; beside it stand the CPU seconds of the whole command with all its processes, and how long the command
-waits at its end until the mirror is complete, which it must say when it takes more than a second. `log`: microseconds
-of one call of `log` with two values in a step.
+`tracking`: a generated pipeline of six steps, each of which computes for about a second and logs a hundred points,
+run with W&B files and without (`[tracking] mode`), in turn. The ratio is that of the wall time from the first step's
+start to the end of the run; beside it stand the CPU seconds of the whole command with all its processes, and how long
+the command waits at its end until the mirror is complete, which it must say when it takes more than a second. `log`:
+microseconds of one call of `log` with two values in a step.
 
 Prints one line per round and a line of JSON with the medians. Exit code 1 when a limit is missed: 5 % of wall time for
 tracking, 100 microseconds for a call.
