@@ -38,10 +38,10 @@ def curves_of(
 ) -> Iterator[Curve]:
     "The curves in the points of one step, by name"
     found: dict[str, list[tuple[int, float, float]]] = {}
-    for point in points:
+    for number, point in enumerate(points):
+        place = number if point["step"] is None else point["step"]
         for label, value in point["values"].items():
-            curve = found.setdefault(label, [])
-            curve.append((len(curve) if point["step"] is None else point["step"], point["t"], value))
+            found.setdefault(label, []).append((place, point["t"], value))
     for label in sorted(found):
         if name in (None, label):
             yield Curve(run, step, label, *zip(*thinned(found[label], most), strict=True))

@@ -112,7 +112,7 @@ def own_rows(workspace: Path, identity: str) -> int:
     for folder in (workspace / "wandb").glob(f"offline-run-*-{identity}"):
         command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        summary = json.loads(done.stdout)["summary"] if done.returncode == 0 else {}
+        summary = json.loads(done.stdout)["summary"] if done.returncode == 0 else {}  # killed before it wrote
         used = max(used, int(summary.get("_step", -1)) + 1)
     return used
 

@@ -1,4 +1,4 @@
-"""Real runs, seen by W&B's own reader: steps that log by themselves, sweeps, and every way in which a step ends badly."""
+"""Real runs, seen by W&B's own reader: steps that log by themselves, sweeps, and ways in which a step ends badly."""
 
 import json
 
