@@ -397,30 +397,41 @@ def test_with_mode_mirror_and_no_service_a_run_is_not_affected(tmp_path, capsys,
     assert states(settings) == {"aaaa/ingest": "pending"}
 
 
+QUESTIONS = """
+import json, wandb.apis._generated.operations as general, wandb.sdk.artifacts._generated.operations as artifacts
+from wandb.apis.public.runs import RUN_FRAGMENT
+questions = [text for module in (general, artifacts) for name, text in vars(module).items() if name.endswith("_GQL")]
+print(json.dumps([*questions, "query Run { run { ...RunFragment } } " + RUN_FRAGMENT]))
+"""
+
+
 def test_the_outbox_asks_for_fields_that_wandb_asks_for():
     """Paths of fields in our questions, each of which W&B's own client asks for, too."""
-    code = "import json, wandb.sdk.artifacts._generated.operations as o, wandb.apis._generated.operations as p\n"
-    code += "print(json.dumps([v for m in (o, p) for n, v in vars(m).items() if n.endswith('_GQL')]))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", QUESTIONS], capture_output=True, text=True, check=True)
     known = set().union(*map(selections, json.loads(done.stdout)))
     for query in (service.VIEWER, service.RUN, service.VERSIONS):
         assert selections(query) <= known, selections(query) - known
 
 
 def selections(query):
-    """(field, field below it) of a question, without arguments, aliases and names of fragments."""
+    """(field, field below it) of a question in GraphQL; fragments stand for what is in them."""
     text = re.sub(r"\([^()]*\)", "", re.sub(r"\w+:\s*(?=\w+[\s({])", "", query))
-    found, above, last = set(), [], ""
-    for word in re.findall(r"\w+|[{}]|\.\.\.", text):
+    text = re.sub(r"fragment (\w+) on \w+", r"...\1", text)
+    below, above, last = {}, [], ""
+    for word in re.findall(r"\.\.\.\s*\w+|\w+|[{}]", text):
         if word == "{":
             above.append(last)
         elif word == "}":
             above.pop()
         elif above:
-            found.add((above[-1], word))
+            below.setdefault(above[-1], set()).add(word)
         last = word
-    pairs = {(owner, name) for owner, name in found if owner[0].islower()}
-    return pairs | {("node", name) for owner, name in found if owner == "ArtifactFragment"}
+
+    def names(owner):
+        for word in below.get(owner, ()):
+            yield from names(word) if word.startswith("...") else [word]
+
+    return {(owner, name) for owner in below if owner[0].islower() for name in names(owner)}
 
 
 @pytest.mark.skipif(not OTHER_PYTHON, reason="MLOPS_NB_TEST_WANDB_PYTHON names no interpreter with another wandb")
