@@ -251,7 +251,11 @@ def _check_deliveries(settings: Settings) -> Iterator[Finding]:
     "Whether runs get from this machine to W&B"
     from mlops_nb.track.sync import sync_status
 
-    status = sync_status(settings)
+    try:
+        status = sync_status(settings)
+    except MlopsError as error:
+        yield Finding("fail", "tracking", error.message, error.hint)
+        return
     if status["key"] is None:
         words = f"runs are to be sent to {status['server']}, and there is no key for it"
         yield Finding("warn", "tracking", words, "Log in: wandb login; or set WANDB_API_KEY.")

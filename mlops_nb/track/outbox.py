@@ -5,23 +5,25 @@
 # %% auto #0
 __all__ = ['ATTEMPTS', 'PAUSE', 'SETTLE', 'Parcel', 'open_parcel', 'missing', 'TimeIsUp', 'Outbox']
 
-# %% ../../nbs/40_track/13_outbox.ipynb #163dfcb7
+# %% ../../nbs/40_track/13_outbox.ipynb #e2194c24
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..core.errors import UsageError
 from ..core.faults import point
 from ..core.settings import Settings
 from .service import Access, Seen, has_version, own_entity, patiently, see_run
 from .transaction_log import Contents, Item, contents, rest_of, run_file, summary_of
-from .upload import staging, upload
+from .upload import Client, staging, upload
 
-# %% ../../nbs/40_track/13_outbox.ipynb #f90230d2
+# %% ../../nbs/40_track/13_outbox.ipynb #d22cb750
 class Parcel(NamedTuple):
     "A W&B run of a step, with all of its parts"
 
+    name: str  # the run's id in W&B
     folders: list[Path]
     parts: list[Contents]
 
@@ -36,6 +38,11 @@ class Parcel(NamedTuple):
         return [item for part in self.parts for item in part.used]
 
     @property
+    def project(self) -> str:
+        "Where it goes; the settings may have changed since it was recorded"
+        return self.parts[-1].project
+
+    @property
     def state(self) -> str:
         "How the run ended, in W&B's words"
         return "finished" if self.parts[-1].exit_code == 0 else "failed"
@@ -44,8 +51,9 @@ class Parcel(NamedTuple):
 def open_parcel(settings: Settings, wandb_id: str) -> Parcel | None:
     "The parts of a run; None when there are none any more"
     found = sorted((settings.workspace.path / "wandb").glob(f"offline-run-*-{wandb_id}"))
-    folders = [folder for folder in found if list(folder.glob("*.wandb"))]
-    return Parcel(folders, [contents(run_file(folder)) for folder in folders]) if folders else None
+    pairs = [(folder, contents(run_file(folder))) for folder in found if list(folder.glob("*.wandb"))]
+    same = [(folder, part) for folder, part in pairs if part.project == pairs[-1][1].project]
+    return Parcel(wandb_id, [folder for folder, _ in same], [part for _, part in same]) if same else None
 
 
 def missing(
@@ -65,7 +73,7 @@ def missing(
     used = [f"the use of {item.collection}" for item in parcel.used if (item.collection, item.digest) not in seen.used]
     return [*state, *gave, *(f"{what} is not linked" for what in used)]
 
-# %% ../../nbs/40_track/13_outbox.ipynb #d5bfa3c0
+# %% ../../nbs/40_track/13_outbox.ipynb #e9a79915
 ATTEMPTS = 3  # in one sync
 PAUSE = 2.0  # seconds before the second attempt; doubled before each further one
 SETTLE = (0.0, 1.0, 2.0)  # seconds before the questions whether all is there: a service may need a moment
@@ -87,7 +95,7 @@ class Outbox:
         from mlops_nb.core.ledger import Ledger
 
         self.settings, self.access, self.deadline = settings, access, deadline
-        self.ledger = Ledger.open(settings)
+        self.ledger, self.client = Ledger.open(settings), Client(settings, access)
         self.entity = ""
 
     def left(self) -> float | None:
@@ -105,23 +113,26 @@ class Outbox:
         "Ask whom runs belong to, which also shows that the service answers and takes the key"
         owner = patiently(lambda: own_entity(self.access), self.sleep)
         self.entity = os.environ.get("WANDB_ENTITY") or owner
+        if not self.entity:
+            words = f"{self.access.url} names no account for the key from {self.access.source}."
+            raise UsageError(words, "Say whose the runs are to be: WANDB_ENTITY.")
 
-    def see(self, wandb_id: str) -> Seen | None:
+    def see(self, parcel: Parcel) -> Seen | None:
         "What the service has of a run"
-        project = self.settings.tracking.project
-        return patiently(lambda: see_run(self.access, self.entity, project, wandb_id), self.sleep)
+        place = (self.access, self.entity, parcel.project)
+        return patiently(lambda: see_run(*place, parcel.name), self.sleep)
 
-    def is_there(self, item: Item) -> bool:
-        "Whether the service has a version of an artifact"
-        project = self.settings.tracking.project
-        return patiently(lambda: has_version(self.access, self.entity, project, item), self.sleep)
+    def missing(self, parcel: Parcel, seen: Seen | None) -> list[str]:
+        "What the service does not have of a run, in words"
+        place = (self.access, self.entity, parcel.project)
+        return missing(parcel, seen, lambda item: patiently(lambda: has_version(*place, item), self.sleep))
 
-    def check(self, wandb_id: str, parcel: Parcel) -> list[str]:
+    def check(self, parcel: Parcel) -> list[str]:
         "What is missing, after giving the service a moment"
         lost: list[str] = []
         for pause in SETTLE:
             self.sleep(pause)
-            if not (lost := missing(parcel, self.see(wandb_id), self.is_there)):
+            if not (lost := self.missing(parcel, self.see(parcel))):
                 break
         return lost
 
@@ -133,25 +144,25 @@ class Outbox:
             there = min(arrived, part.points)
             arrived -= there
             source = rest_of(folder, there, before, staging(self.settings)) if there or before else folder
-            complaints += upload(source, part.size, self.settings, self.access, self.entity, self.left())
+            complaints += upload(self.client, source, part.size, self.entity, self.left())
             before |= summary_of(folder)
         return complaints
 
     def deliver(self, row: dict[str, Any], parcel: Parcel) -> list[str]:
         "Send a run until it has arrived; what is missing in the end, with what the client said"
-        seen = self.see(row["wandb_id"]) if row["attempts"] else None
-        if seen and not missing(parcel, seen, self.is_there):
+        seen = self.see(parcel) if row["attempts"] else None
+        if seen and not self.missing(parcel, seen):
             return []
         lost: list[str] = []
         for attempt in range(ATTEMPTS):
             if attempt:
                 self.sleep(PAUSE * 2.0 ** (attempt - 1))
-                seen = self.see(row["wandb_id"])
+                seen = self.see(parcel)
             self.ledger.set_delivery(row["run"], row["step"], "uploading", tried=1)
             point("before-upload")
             complaints = self.send(parcel, seen.points if seen else 0)
             point("after-upload")
-            if not (lost := self.check(row["wandb_id"], parcel)):
+            if not (lost := self.check(parcel)):
                 break
             lost += complaints
         return lost

@@ -98,7 +98,7 @@ def kind(record: bytes) -> int:
     "What a record is: the first of its fields that says so"
     return next((number for number, _ in fields(record) if number not in BESIDE), 0)
 
-# %% ../../nbs/40_track/10_transaction_log.ipynb #fa49b766
+# %% ../../nbs/40_track/10_transaction_log.ipynb #f8dee809
 class Item(NamedTuple):
     "A version of an artifact, as W&B tells it from others"
 
@@ -115,11 +115,12 @@ class Contents(NamedTuple):
     used: list[Item]
     exit_code: int | None  # None: the file ends without one
     size: int  # bytes of the artifacts' files
+    project: str
 
 
 def contents(path: Path) -> Contents:
     "What a file will send"
-    points, gave, used, code, size = 0, [], [], None, 0
+    points, gave, used, code, size, project = 0, [], [], None, 0, ""
     for record in read_records(path):
         what = kind(record)
         points += what == HISTORY
@@ -127,9 +128,11 @@ def contents(path: Path) -> Contents:
             item, is_input, extent = _item(record)
             (used if is_input else gave).append(item)
             size += extent
+        elif what == RUN:
+            project = dict(fields(dict(fields(record))[RUN])).get(3, b"").decode()
         elif what == EXIT:
             code = dict(fields(dict(fields(record))[EXIT])).get(1, 0)
-    return Contents(points, gave, used, code, size)
+    return Contents(points, gave, used, code, size, project)
 
 
 def _item(record: bytes) -> tuple[Item, bool, int]:

@@ -15,6 +15,7 @@ from support import BIN, free_port
 from test_track_mirror import SVG, begin, commit, end, mirror, new_project
 from wandb_service import KEY, Fault, Service
 
+from mlops_nb.commands.checks import check_tracking
 from mlops_nb.core.ledger import Ledger
 from mlops_nb.core.locks import FileLock
 from mlops_nb.core.settings import load_settings
@@ -126,10 +127,11 @@ def test_everything_arrives_in_order_of_lineage_and_is_verified(settings, wandb)
 
 
 def test_one_run_is_sent_with_what_it_is_made_of(settings, wandb):
-    done = command(settings, SECOND, "--json")
-    assert done.returncode == 0 and json.loads(done.stdout)["counts"]["verified"] == 5
-    fresh = command(settings, "20261101-1200", "--status", "--json")
-    assert json.loads(fresh.stdout)["steps"] == []
+    second = json.loads(command(settings, SECOND, "--status", "--json").stdout)
+    assert len(second["steps"]) == 5, "it is made of what the first run computed"
+    done = command(settings, FIRST[:14], "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["counts"] == {"verified": 2, "pending": 0, "failed": 0}
+    assert set(states(settings).values()) == {"verified", "pending"}
 
 
 def test_status_needs_neither_network_nor_key(settings):
@@ -168,7 +170,7 @@ def test_what_never_arrives_is_failed_and_its_consumers_wait(settings, wandb, ha
     patient = sync(settings, patient=True)
     assert patient["counts"]["failed"] == 1 and not patient["stopped"], "it was not due"
     wandb.lose = {}
-    assert sync(settings)["counts"]["verified"] == 5
+    assert sync(settings, [FIRST])["counts"]["verified"] == 2
 
 
 def test_a_refused_key_stops_at_once_and_is_written_nowhere(settings, wandb):
@@ -256,7 +258,7 @@ def test_a_server_that_goes_down_half_way_leaves_the_rest_pending(settings, wand
     assert document["stopped"] and document["counts"] == {"verified": 1, "pending": 4, "failed": 0}
     with Service(wandb.server.server_port) as back:
         back.runs, back.artifacts, back.uses = wandb.runs, wandb.artifacts, wandb.uses
-        assert sync(settings)["counts"]["verified"] == 5
+        assert sync(settings, [FIRST])["counts"]["verified"] == 2
         assert len(back.run(f"{FIRST}-train").history) == POINTS and back.unknown == []
 
 
@@ -397,30 +399,53 @@ def test_with_mode_mirror_and_no_service_a_run_is_not_affected(tmp_path, capsys,
     assert states(settings) == {"aaaa/ingest": "pending"}
 
 
+def test_doctor_says_whether_runs_get_to_w_and_b(settings, tmp_path, monkeypatch):
+    mirrored = settings._replace(tracking=settings.tracking._replace(mode="mirror"))
+    assert "there is no key for it" in next(check_tracking(mirrored, False)).words
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    assert (
+        next(check_tracking(mirrored, False)).words == "runs are sent to https://api.wandb.ai, key from WANDB_API_KEY"
+    )
+    monkeypatch.delenv("WANDB_API_KEY")
+    (tmp_path / "netrc").write_text("machine")
+    assert next(check_tracking(mirrored, False)).level == "fail"
+
+
+QUESTIONS = """
+import json, wandb.apis._generated.operations as general, wandb.sdk.artifacts._generated.operations as artifacts
+from wandb.apis.public.runs import RUN_FRAGMENT
+questions = [text for module in (general, artifacts) for name, text in vars(module).items() if name.endswith("_GQL")]
+print(json.dumps([*questions, "query Run { run { ...RunFragment } } " + RUN_FRAGMENT]))
+"""
+
+
 def test_the_outbox_asks_for_fields_that_wandb_asks_for():
     """Paths of fields in our questions, each of which W&B's own client asks for, too."""
-    code = "import json, wandb.sdk.artifacts._generated.operations as o, wandb.apis._generated.operations as p\n"
-    code += "print(json.dumps([v for m in (o, p) for n, v in vars(m).items() if n.endswith('_GQL')]))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", QUESTIONS], capture_output=True, text=True, check=True)
     known = set().union(*map(selections, json.loads(done.stdout)))
     for query in (service.VIEWER, service.RUN, service.VERSIONS):
         assert selections(query) <= known, selections(query) - known
 
 
 def selections(query):
-    """(field, field below it) of a question, without arguments, aliases and names of fragments."""
+    """(field, field below it) of a question in GraphQL; fragments stand for what is in them."""
     text = re.sub(r"\([^()]*\)", "", re.sub(r"\w+:\s*(?=\w+[\s({])", "", query))
-    found, above, last = set(), [], ""
-    for word in re.findall(r"\w+|[{}]|\.\.\.", text):
+    text = re.sub(r"fragment (\w+) on \w+", r"...\1", text)
+    below, above, last = {}, [], ""
+    for word in re.findall(r"\.\.\.\s*\w+|\w+|[{}]", text):
         if word == "{":
             above.append(last)
         elif word == "}":
             above.pop()
         elif above:
-            found.add((above[-1], word))
+            below.setdefault(above[-1], set()).add(word)
         last = word
-    pairs = {(owner, name) for owner, name in found if owner[0].islower()}
-    return pairs | {("node", name) for owner, name in found if owner == "ArtifactFragment"}
+
+    def names(owner):
+        for word in below.get(owner, ()):
+            yield from names(word) if word.startswith("...") else [word]
+
+    return {(owner, name) for owner in below if owner[0].islower() for name in names(owner)}
 
 
 @pytest.mark.skipif(not OTHER_PYTHON, reason="MLOPS_NB_TEST_WANDB_PYTHON names no interpreter with another wandb")
@@ -432,8 +457,8 @@ def test_another_version_of_wandb_delivers_the_same(settings, wandb, hasty, monk
 
 
 @pytest.mark.skipif(not REAL_KEY, reason="MLOPS_NB_TEST_WANDB_KEY holds no key of a test account at W&B")
-def test_the_real_service_has_everything(recorded, tmp_path, monkeypatch):
-    """The same runs under fresh ids, in a project of their own at W&B."""
+def test_the_real_service_has_everything(tmp_path, monkeypatch):
+    """A run under a fresh id, in a project of its own at W&B."""
     monkeypatch.setenv("WANDB_API_KEY", REAL_KEY)
     (tmp_path / "real").mkdir()
     settings = new_project(tmp_path / "real")
