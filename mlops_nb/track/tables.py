@@ -101,8 +101,8 @@ class RunTable(Sequence[dict[str, Any]]):
         many = f"{shown} of {self.total} runs" if shown < self.total else ""
         return [line for line in (many, self.note) if line]
 
-# %% ../../nbs/40_track/05_tables.ipynb #5dc90cf8
-RIGHT = ("#", "took", "Δ champion")
+# %% ../../nbs/40_track/05_tables.ipynb #605d7158
+RIGHT = ("#", "took", "Δ champion", "CPU", "energy", "CO2e", "price")
 
 
 def cell_text(value: Any) -> str:
