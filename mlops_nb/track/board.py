@@ -6,8 +6,9 @@
 __all__ = ['PLAIN', 'OTHER', 'DEFAULT', 'VIEW', 'SAMPLE', 'ALL', 'HEADINGS', 'Sources', 'check_columns', 'Board', 'group_table',
            'remembered', 'remember_view', 'with_details', 'order_of', 'find_runs', 'gather', 'leaderboard']
 
-# %% ../../nbs/40_track/22_board.ipynb #ba97ec41
+# %% ../../nbs/40_track/22_board.ipynb #911d5f1d
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from ..core.errors import UsageError, did_you_mean
@@ -15,7 +16,7 @@ from ..core.files import atomic_write, read_json
 from ..core.hashing import canonical_json
 from ..core.settings import Settings, load_settings
 from ..data.show import show_number
-from .curves import Overlay, curve_text
+from .curves import Cell, Overlay
 from .importance import Importance, importance_words, importances
 from mlops_nb.track.tables import (
     NOTHING,
@@ -35,7 +36,7 @@ from mlops_nb.track.tables import (
     state_text,
 )
 
-# %% ../../nbs/40_track/22_board.ipynb #faec4ef6
+# %% ../../nbs/40_track/22_board.ipynb #68453e73
 class Sources:
     "Runs with all that a board may show, and what they are compared with"
 
@@ -57,11 +58,16 @@ class Sources:
         self.total = max(len(found), (total or 0) - (len(runs) - len(found)))
         self.pipelines, self.differing = pipelines_of(self.runs), differing(self.runs)
 
+    @cached_property
+    def importance(self) -> list[Importance]:
+        "How much each parameter that differs explains of the order"
+        return importances(self.runs, self.metric or "", self.differing)
+
     def curve_names(self) -> list[str]:
         "Names of the curves that some run has"
         return sorted({name for run in self.runs for name in run.get("curves", {})})
 
-# %% ../../nbs/40_track/22_board.ipynb #0fc64744
+# %% ../../nbs/40_track/22_board.ipynb #81e3843e
 def _cost(name: str, unit: str) -> Callable[[Mapping[str, Any]], str | None]:
     def cell(run: Mapping[str, Any]) -> str | None:
         value = (run.get("costs") or {}).get(name)
@@ -129,10 +135,10 @@ def _cell(sources: Sources, run: Mapping[str, Any], column: str, names: Sequence
     if column == "parameters":
         return assignments(run, names)
     if column in run.get("curves", {}):
-        return curve_text(run["curves"][column])
+        return Cell(run["curves"][column])
     return run.get("parameters", {}).get(column, run.get("metrics", {}).get(column))
 
-# %% ../../nbs/40_track/22_board.ipynb #660e297f
+# %% ../../nbs/40_track/22_board.ipynb #0f2c9723
 class Board(RunTable):
     "Runs, best first, to look at and to ask more of"
 
@@ -140,7 +146,7 @@ class Board(RunTable):
         self.sources = sources
         shown = sources.ranked[:limit]
         chosen = self.chosen = self._chosen(columns)
-        names = differing([run for run, _ in shown])
+        names = differing([run for run, _ in shown]) if limit < len(sources.runs) else sources.differing
         rows = [
             {
                 "#": self._place(run, place),
@@ -182,7 +188,7 @@ class Board(RunTable):
 
     def importance(self) -> list[Importance]:
         "How much each parameter that differs explains of the order, of all runs that were read"
-        return importances(self.sources.runs, self.sources.metric or "", self.sources.differing)
+        return self.sources.importance
 
     def page(self) -> str:
         "All runs that were read as one HTML file that needs nothing else"
@@ -245,7 +251,7 @@ def remember_view(settings: Settings, **view: Sequence[str]) -> None:
     "Keep columns and order; an empty list forgets"
     atomic_write(settings.workspace.path / VIEW, canonical_json({**remembered(settings), **view}))
 
-# %% ../../nbs/40_track/22_board.ipynb #0cd0b4cb
+# %% ../../nbs/40_track/22_board.ipynb #0fa978f9
 SAMPLE = 200  # runs that are looked at to choose the metric, and read at least
 ALL = 10_000
 HEADINGS = {"took": "seconds", "state": "status", "CPU": "cpu_seconds", "energy": "watt_hours", "CO2e": "grams_co2e"}
@@ -301,15 +307,14 @@ def gather(
     with Ledger.open(settings, create=False) as ledger:
         finder, versions = Finder(ledger.database), ledger.versions()
         names, ids = finder.names(), finder.find(where, pipeline=pipeline)
-        sample = ledger.runs(among=ids[:SAMPLE], limit=SAMPLE)
-        known = (
-            [{"run": "", "metrics": dict.fromkeys(name.title for name in names.metrics)}] if len(ids) > SAMPLE else []
-        )
+        sample = ledger.runs(among=ids[:most] if len(ids) <= most else ids[:SAMPLE], limit=most)
+        known = [{"run": "", "metrics": dict.fromkeys(name.title for name in names.metrics)}] if len(ids) > most else []
         chosen = choose_metric([*sample, *(known if metric else [])], versions, metric) if ids or metric else None
         if order := [order_of(names, text) for text in sort or ([chosen] if chosen and len(ids) > most else [])]:
             ids = finder.find(where, pipeline=pipeline, sort=order)
         place = {run: number for number, run in enumerate(ids[:most])}
-        runs = sorted(with_details(ledger, ledger.runs(among=place, limit=most)), key=lambda run: place[run["run"]])
+        found = sample if len(ids) <= most else ledger.runs(among=place, limit=most)
+        runs = sorted(with_details(ledger, found), key=lambda run: place[run["run"]])
         champions = {version["run"] for version in versions if "champion" in version["aliases"]} - place.keys()
         pipelines = pipelines_of(runs)
         others = [run for run in ledger.runs(among=champions) if run["pipeline"] in pipelines] if champions else []

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STYLE', 'SCRIPT', 'POLICY', 'CLASSES', 'MOST', 'small_curve', 'board_page']
 
-# %% ../../nbs/40_track/23_page.ipynb #da279e2b
+# %% ../../nbs/40_track/23_page.ipynb #82ceba82
 import html
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from ..core.ledger.curves import Curve
 from ..data.show import show_number
 from .board import Board
-from .curves import thinned
+from .curves import Cell, best_words, thinned
 from .importance import Importance
 from .tables import cell_text, is_right, smaller_is_better
 
@@ -61,7 +61,7 @@ show()})();
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 CLASSES = {"ok": "ok", "running": "mid", "interrupted": "mid"}
 
-# %% ../../nbs/40_track/23_page.ipynb #ca472cef
+# %% ../../nbs/40_track/23_page.ipynb #870fd0bd
 def small_curve(curve: Curve) -> str:
     "A curve as a small picture"
     values = thinned(curve.values, 24)
@@ -72,10 +72,10 @@ def small_curve(curve: Curve) -> str:
 
 
 def _cell(column: str, value: Any, run: Mapping[str, Any], right: bool) -> str:
+    if isinstance(value, Cell):
+        best, _ = value.curve.best(smaller_is_better(column))
+        return f'<td data-v="{best!r}">{small_curve(value.curve)} {best_words(value.curve)}</td>'
     text = html.escape(cell_text(value))
-    if column in run.get("curves", {}):
-        curve = run["curves"][column]
-        return f'<td data-v="{curve.best(smaller_is_better(column))[0]!r}">{small_curve(curve)} {text.partition(" ")[2]}</td>'
     if column == "state":
         return f'<td class="{CLASSES.get(run["status"], "bad")}">{text}</td>'
     raw = {"took": run.get("seconds"), "CPU": (run.get("costs") or {}).get("cpu_seconds")}.get(column)
@@ -116,14 +116,14 @@ def _bars(found: Sequence[Importance], metric: str) -> str:
 def _how(one: Importance) -> str:
     return ", ".join(part for part in (one.rule, one.direction, f"{one.runs} runs") if part)
 
-# %% ../../nbs/40_track/23_page.ipynb #e50a2d27
+# %% ../../nbs/40_track/23_page.ipynb #97c38ec8
 MOST = 3  # curves that are drawn
 
 
 def board_page(board: Board) -> str:
     "The whole page"
     sources = board.sources
-    full = Board(sources, board.chosen, len(sources.runs))
+    full = Board(sources, board.chosen, len(sources.runs) or 1)
     title = html.escape(board.caption)
     head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     head += f'<meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE}</style>'

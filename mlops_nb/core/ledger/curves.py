@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from .database import Records, one_of
 
-# %% ../../../nbs/00_core/24_ledger_curves.ipynb #b5fd3a91
+# %% ../../../nbs/00_core/24_ledger_curves.ipynb #2844b43a
 class Curve(NamedTuple):
     "A value over time; points that were no finite number are left out"
 
@@ -31,11 +31,11 @@ class Curve(NamedTuple):
         return value, self.steps[self.values.index(value)]
 
 
-_CURVES = (
-    "SELECT run_id, step, name, json_group_array(at) AS steps, json_group_array(value) AS found FROM ("
-    "SELECT s.run_id, s.step, p.name, COALESCE(p.step, p.position) AS at, p.value FROM run_steps s "
-    "JOIN points p ON p.result_id = s.result_id WHERE {} ORDER BY s.run_id, s.step, p.name, p.position"
-    ") GROUP BY run_id, step, name"
+_RESULTS = "SELECT run_id, step, result_id FROM run_steps WHERE result_id IS NOT NULL AND {}"
+_POINTS = (  # in the order of the table's key, so that nothing is sorted
+    "SELECT result_id, json_group_array(name) AS names, json_group_array(COALESCE(step, position)) AS steps, "
+    "json_group_array(value) AS found FROM points WHERE result_id IN (SELECT value FROM json_each(:ids)) "
+    "GROUP BY result_id"
 )
 
 
@@ -45,14 +45,33 @@ class Curves(Records):
     def curves(self, run_ids: Sequence[str]) -> dict[str, dict[str, Curve]]:
         "The curves of each run, by name"
         condition, values = one_of("run_id", run_ids)
+        steps = self.database.rows(_RESULTS.format(condition), **values)
+        ids = json.dumps(sorted({row["result_id"] for row in steps}))
+        lines = {row["result_id"]: _lines(row) for row in self.database.rows(_POINTS, ids=ids)}
         found: dict[str, dict[str, Curve]] = {run: {} for run in run_ids}
-        for row in self.database.rows(_CURVES.format(condition), **values):
-            if (curve := _curve(row)).values:
-                found[row["run_id"]][curve.name] = curve
+        for row in steps:
+            for name, line in lines.get(row["result_id"], {}).items():
+                curve = _curve(f"{row['step']}.{name}", *line)
+                if curve.values:
+                    found[row["run_id"]][curve.name] = curve
         return found
 
 
-def _curve(row: dict[str, Any]) -> Curve:
-    steps, values = json.loads(row["steps"]), json.loads(row["found"])
-    kept = [(at, value) for at, value in zip(steps, values, strict=True) if value is not None and math.isfinite(value)]
-    return Curve(f"{row['step']}.{row['name']}", tuple(at for at, _ in kept), tuple(value for _, value in kept))
+def _lines(row: dict[str, Any]) -> dict[str, tuple[list[Any], list[Any]]]:
+    "Steps and values of a result's points, by name"
+    names, steps, values = (json.loads(row[column]) for column in ("names", "steps", "found"))
+    if len(different := set(names)) == 1:
+        return {different.pop(): (steps, values)}
+    lines: dict[str, tuple[list[Any], list[Any]]] = {}
+    for name, at, value in zip(names, steps, values, strict=True):
+        line = lines.setdefault(name, ([], []))
+        line[0].append(at)
+        line[1].append(value)
+    return lines
+
+
+def _curve(name: str, steps: list[Any], values: list[Any]) -> Curve:
+    if None in values or not math.isfinite(sum(values)):
+        kept = [(at, v) for at, v in zip(steps, values, strict=True) if v is not None and math.isfinite(v)]
+        steps, values = [at for at, _ in kept], [value for _, value in kept]
+    return Curve(name, tuple(steps), tuple(values))
