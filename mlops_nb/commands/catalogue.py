@@ -218,9 +218,9 @@ LEADERBOARD = Command(
     ),
     (
         ("mlops-nb leaderboard", "the best 20"),
-        ("mlops-nb leaderboard --where \"metrics.evaluate.roc_auc > 0.9 and train.model == 'forest'\"", "filter"),
+        ('mlops-nb leaderboard --where "evaluate.roc_auc > 0.9 and seconds < 60"', "filter"),
         ("mlops-nb leaderboard --by train.model", "mean and spread over seeds"),
-        ("mlops-nb leaderboard --columns run,evaluate.f1,train.model,tags --remember", "choose columns"),
+        ("mlops-nb leaderboard --columns run,evaluate.f1,tags --remember", "choose columns"),
         ("mlops-nb leaderboard --open", "sort and filter in a browser, curves overlaid"),
     ),
     "Columns are run, state, started, took, tags, note, CPU, energy, CO2e, price, model, parameters, and every parameter,"

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['FEWEST', 'LEVELS', 'Importance', 'ranks', 'importances', 'importance_words']
 
-# %% ../../nbs/40_track/21_importance.ipynb #97d6f6d3
-import json
+# %% ../../nbs/40_track/21_importance.ipynb #3f33ddd1
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -70,10 +69,10 @@ def _without_chance(share: float, runs: int, freedom: int) -> float:
     left = runs - 1 - freedom
     return max(0.0, 1 - (1 - share) * (runs - 1) / left) if left > 0 else 0.0
 
-# %% ../../nbs/40_track/21_importance.ipynb #f2809e8b
+# %% ../../nbs/40_track/21_importance.ipynb #5648991b
 def _one(name: str, values: Sequence[Any], scores: Sequence[float]) -> Importance | None:
     "The importance of one parameter; None when it does not vary or too few runs have it"
-    texts = [json.dumps(value, sort_keys=True, default=str) for value in values]
+    texts = [repr(value) for value in values]
     different = len(set(texts))
     if len(values) < FEWEST or different < 2 or len(set(scores)) < 2:
         return None

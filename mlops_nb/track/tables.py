@@ -8,9 +8,8 @@ __all__ = ['STATES', 'RIGHT', 'LARGEST', 'LONGEST', 'KNOWN', 'SMALLER', 'NOTHING
            'run_table', 'pipelines_of', 'models_of', 'repeats', 'leaderboard_table', 'finite', 'champion_value',
            'score', 'rank', 'runs']
 
-# %% ../../nbs/40_track/05_tables.ipynb #54eac922
+# %% ../../nbs/40_track/05_tables.ipynb #561942c4
 import html
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -101,8 +100,8 @@ class RunTable(Sequence[dict[str, Any]]):
         many = f"{shown} of {self.total} runs" if shown < self.total else ""
         return [line for line in (many, self.note) if line]
 
-# %% ../../nbs/40_track/05_tables.ipynb #5dc90cf8
-RIGHT = ("#", "took", "Δ champion")
+# %% ../../nbs/40_track/05_tables.ipynb #605d7158
+RIGHT = ("#", "took", "Δ champion", "CPU", "energy", "CO2e", "price")
 
 
 def cell_text(value: Any) -> str:
@@ -165,7 +164,7 @@ def _cell(column: str, value: Any) -> str:
         return f'<span style="font-family:monospace">{text}</span>'
     return f"<code>{text}</code>" if column == "run" or "=" in text else text
 
-# %% ../../nbs/40_track/05_tables.ipynb #e02813d0
+# %% ../../nbs/40_track/05_tables.ipynb #90fdd7c1
 LONGEST = 40
 
 
@@ -174,7 +173,7 @@ def differing(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     seen: dict[tuple[str, str], set[str]] = {}
     for run in runs:
         for name, value in run.get("parameters", {}).items():
-            seen.setdefault((run["pipeline"], name), set()).add(json.dumps(value, sort_keys=True, default=str))
+            seen.setdefault((run["pipeline"], name), set()).add(repr(value))
     return sorted({name for (_, name), values in seen.items() if len(values) > 1})
 
 
@@ -287,12 +286,13 @@ def models_of(run: Mapping[str, Any], versions: Sequence[Mapping[str, Any]]) -> 
             words.append(" ".join([version["name"], str(version["version"]), *aliases]))
     return ", ".join(words)
 
-# %% ../../nbs/40_track/05_tables.ipynb #429ed7dd
+# %% ../../nbs/40_track/05_tables.ipynb #432cfc96
 def repeats(runs: Sequence[dict[str, Any]], champions: set[str]) -> list[tuple[dict[str, Any], int]]:
     "Each result once, with how many runs had it: the champion's run, else the first that had it"
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
-        same = json.dumps([run["pipeline"], run.get("parameters"), run.get("metrics")], sort_keys=True, default=str)
+        parts = (sorted(run.get(part, {}).items()) for part in ("parameters", "metrics"))
+        same = repr([run["pipeline"], *parts])
         groups.setdefault(same if run.get("metrics") else run["run"], []).append(run)
     first = [sorted(group, key=lambda run: (run["run"] not in champions, run["run"])) for group in groups.values()]
     return [(group[0], len(group)) for group in first]

@@ -29,7 +29,10 @@ def _parameter(value: Any) -> dict[str, Any]:
 
 
 def _parameter_value(row: dict[str, Any]) -> Any:
-    return row["value"] if row["kind"] in ("text", "null") else json.loads(row["value"])
+    text, kind = row["value"], row["kind"]
+    if kind == "number":  # thousands of them are read at once
+        return int(text) if text.lstrip("-").isdigit() else float(text)
+    return text if kind in ("text", "null") else json.loads(text)
 
 # %% ../../../nbs/00_core/14_ledger_runs.ipynb #0238e5a3
 def insert(execute: Execute, table: str, /, **columns: Any) -> None:
@@ -51,8 +54,10 @@ def user_name() -> str:
 def _dotted(rows: list[dict[str, Any]], value: Any) -> dict[str, dict[str, Any]]:
     "By run: `step.name` with what `value` makes of each row"
     found: dict[str, dict[str, Any]] = {}
+    names: dict[tuple[str, str], str] = {}
     for row in rows:
-        name = f"{row['step']}.{row['name']}" if row["step"] else row["name"]
+        place = (row["step"], row["name"])
+        name = names.get(place) or names.setdefault(place, ".".join(filter(None, place)))
         found.setdefault(row["run_id"], {})[name] = value(row)
     return found
 
