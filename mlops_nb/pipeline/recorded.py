@@ -76,7 +76,7 @@ def _packages(paths: Iterable[str]) -> set[str]:
     inits = {str(PurePosixPath(path).parent) for path in modules if path.endswith("/__init__.py")}
     return {folder for folder in inits if str(PurePosixPath(folder).parent) not in inits}
 
-# %% ../../nbs/30_pipeline/27_recorded.ipynb #64625299
+# %% ../../nbs/30_pipeline/27_recorded.ipynb #e4b7578c
 OWN = Path(mlops_nb.core.__path__[0]).parent  # the installed mlops_nb
 _SKIPPED = shutil.ignore_patterns("__pycache__", ".*", "*.ipynb")
 
@@ -95,27 +95,32 @@ def own_code_changed(run: Mapping[str, Any]) -> bool:
     )
 
 
+def _copy_packages(packages: set[str], project: Path, folder: Path) -> None:
+    "Copy packages as they are now; what is on record is written over them"
+    for package in sorted(packages):
+        if (present := project / package).is_dir():
+            shutil.copytree(present, folder / package, ignore=_SKIPPED, dirs_exist_ok=True)
+
+
 def write_sources(
     run: Mapping[str, Any],  # as the ledger tells it
     settings: Settings,  # of the project
     folder: Path,  # to write to
 ) -> list[str]:  # folders to import from, absolute
     "Write the recorded notebooks and modules of a run"
-    store, wanted, steps = Store(settings.workspace.path / "objects"), dict(run["sources"]), step_sources(run)
-    own = _own_sources(run)
+    store, wanted = Store(settings.workspace.path / "objects"), dict(run["sources"])
+    own, notebooks = _own_sources(run), set(step_sources(run).values())
     if own_code_changed(run):
         shutil.copytree(OWN, folder / "mlops_nb")  # with compiled files, which saves seconds
     else:
         wanted = {path: digest for path, digest in wanted.items() if path not in own}
-    for package in sorted(_packages(path for path in wanted if path not in own)):
-        if (present := settings.project / package).is_dir():
-            shutil.copytree(present, folder / package, ignore=_SKIPPED, dirs_exist_ok=True)
+    _copy_packages(_packages(path for path in wanted if path not in own), settings.project, folder)
     for path, digest in wanted.items():
-        if path.endswith(".py") or path in steps.values():
+        if path.endswith(".py") or path in notebooks:
             atomic_write(folder / path, store.read(digest))
     return [str(folder / root) for root in module_roots(wanted)]
 
-# %% ../../nbs/30_pipeline/27_recorded.ipynb #8aa8e32a
+# %% ../../nbs/30_pipeline/27_recorded.ipynb #222e52e4
 class Input(NamedTuple):
     "What a parameter named"
 
@@ -151,6 +156,26 @@ def _lost(found: Input, run: str, now: str | None) -> UsageError:
     return UsageError(message, hint, value=found.value)
 
 
+def _content(found: Input, run: str, settings: Settings) -> Path:
+    "Where the recorded content of an input lies: at its own place, or in the store"
+    original, store = settings.project / found.value, Store(settings.workspace.path / "objects")
+    now = _digest(original)
+    if now == found.sha256:
+        return original
+    if found.kind == "file" and store.has(found.sha256):
+        return store.verify(found.sha256)
+    raise _lost(found, run, now)
+
+
+def _link(target: Path, source: Path) -> None:
+    "Let `target` be `source`, whatever was copied there with a package"
+    make_folder(target.parent)
+    if target.is_dir():
+        shutil.rmtree(target)
+    target.unlink(missing_ok=True)
+    target.symlink_to(source.resolve())
+
+
 def write_inputs(
     run: str,  # its id, for messages
     inputs: Iterable[Input],
@@ -158,23 +183,14 @@ def write_inputs(
     folder: Path,
 ) -> dict[str, str]:  # parameters that need another value
     "Have the recorded data in the folder; refuses when its content is not to be found"
-    store, changed = Store(settings.workspace.path / "objects"), {}
+    changed = {}
     for found in inputs:
-        original = settings.project / found.value
-        inside = not os.path.isabs(found.value) and ".." not in PurePosixPath(found.value).parts
-        target = folder / found.value if inside else folder / "inputs" / found.sha256[:12] / original.name
-        now = _digest(original)
-        source = original if now == found.sha256 else None
-        if source is None and found.kind == "file" and store.has(found.sha256):
-            source = store.verify(found.sha256)
-        if source is None:
-            raise _lost(found, run, now)
-        if not inside and source == original:
-            continue
-        make_folder(target.parent)
-        if not target.exists():
-            target.symlink_to(source.resolve())
-        if not inside:
+        source, original = _content(found, run, settings), settings.project / found.value
+        if not os.path.isabs(found.value) and ".." not in PurePosixPath(found.value).parts:
+            _link(folder / found.value, source)
+        elif source != original:  # it lay outside of the project, and is another one there now
+            target = folder / "inputs" / found.sha256[:12] / original.name
+            _link(target, source)
             changed[found.parameter] = str(target)
     return changed
 

@@ -31,7 +31,7 @@ from mlops_nb.pipeline.recorded import (
 )
 from .reporter import Reporter
 
-# %% ../../nbs/30_pipeline/28_repeat.ipynb #d04be348
+# %% ../../nbs/30_pipeline/28_repeat.ipynb #0c5d89e9
 ORDER = "rerun.json"  # what the process is told
 
 
@@ -51,6 +51,17 @@ def _strictly(run: str, changes: list[dict[str, Any]]) -> None:
     raise UsageError(f"The environment is not that of run {run}: {told}.", "Install those versions, or leave --strict.")
 
 
+def _write(folder: Path, settings: Settings, run: dict[str, Any], parts: Mapping[str, Any]) -> list[str]:
+    "Write code, data and what is to be done; the folders to import from"
+    imports = write_sources(run, settings, folder)
+    values = run["parameters"] | write_inputs(run["run"], recorded_inputs(parts), settings, folder)
+    pipelines = min(str(Path(path).parent.parent) for path in step_sources(run).values())
+    order = {"origin": run["run"], "pipeline": run["pipeline"], "parameters": values, "git": run["git"]}
+    order |= {"project": str(settings.project), "pipelines": pipelines}
+    atomic_write(folder / ORDER, json.dumps(order, indent=1))
+    return imports
+
+
 def prepare_rerun(
     settings: Settings,
     run_id: str,
@@ -65,23 +76,29 @@ def prepare_rerun(
         _strictly(run["run"], changes)
     folder = make_folder(settings.workspace.path / "scratch" / "reruns" / new_run_id())
     try:
-        imports = write_sources(run, settings, folder)
-        values = run["parameters"] | write_inputs(run["run"], recorded_inputs(parts), settings, folder)
-        order = {"origin": run["run"], "pipeline": run["pipeline"], "parameters": values, "git": run["git"]}
-        pipelines = min(str(Path(path).parent.parent) for path in step_sources(run).values())
-        order |= {"project": str(settings.project), "pipelines": pipelines}
-        atomic_write(folder / ORDER, json.dumps(order, indent=1))
+        return Prepared(folder, run, _write(folder, settings, run, parts), changes)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return Prepared(folder, run, imports, changes)
 
-# %% ../../nbs/30_pipeline/28_repeat.ipynb #f70117b7
+# %% ../../nbs/30_pipeline/28_repeat.ipynb #28861803
 def rerun_environment(prepared: Prepared, settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
     "The environment of the process that repeats a run"
     paths = [*prepared.imports, *filter(None, [environment.get("PYTHONPATH")])]
     workspace = str(settings.workspace.path)
     return {**environment, "PYTHONPATH": os.pathsep.join(paths), "MLOPS_NB_WORKSPACE_PATH": workspace}
+
+
+def _document(answer: bytes, code: int) -> dict[str, Any]:
+    "What the process said, or the error that it ended with"
+    if not answer:
+        raise MlopsError(f"The process that repeated the run ended with {code}.", "Try it again.")
+    document = json.loads(answer)
+    if "run" not in document:
+        error = UsageError(document["error"]["message"], document["error"]["hint"])
+        error.exit_code = document["exit"]
+        raise error
+    return document
 
 
 def execute_rerun(prepared: Prepared, settings: Settings) -> dict[str, Any]:
@@ -95,15 +112,7 @@ def execute_rerun(prepared: Prepared, settings: Settings) -> dict[str, Any]:
         answer, _ = process.communicate()
     finally:
         shutil.rmtree(prepared.folder, ignore_errors=True)
-    if not answer:
-        raise MlopsError(f"The process that repeated the run ended with {process.returncode}.", "Try it again.")
-    document = json.loads(answer)
-    if "run" not in document:
-        told = document["error"]
-        error = UsageError(told["message"], told["hint"])
-        error.exit_code = document["exit"]
-        raise error
-    return document | {"exit": process.returncode}
+    return _document(answer, process.returncode)
 
 # %% ../../nbs/30_pipeline/28_repeat.ipynb #a28037a6
 def repeat_run(

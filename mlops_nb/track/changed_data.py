@@ -70,7 +70,7 @@ def row_changes(a: "pd.DataFrame", b: "pd.DataFrame") -> dict[str, Any]:
     )
     return {**found, "key": key, "reordered": reordered}
 
-# %% ../../nbs/40_track/32_changed_data.ipynb #1062652a
+# %% ../../nbs/40_track/32_changed_data.ipynb #fa029ecb
 def column_facts(values: Any) -> dict[str, Any]:
     "What a column holds, in a few numbers"
     found: dict[str, Any] = {"missing": int(values.isna().sum()), "distinct": int(values.nunique())}
@@ -85,7 +85,8 @@ def column_facts(values: Any) -> dict[str, Any]:
             "max": float(numbers.max()),
         }
     counts = values.astype("string").value_counts()
-    return {**found, "most frequent": f"{counts.index[0]} ({counts.iloc[0]:,})" if len(counts) else None}
+    often = len(counts) > 0 and counts.iloc[0] > 1
+    return {**found, "most frequent": f"{counts.index[0]} ({counts.iloc[0]:,})" if often else None}
 
 
 def schema_changes(a: "pd.DataFrame", b: "pd.DataFrame") -> list[str]:

@@ -19,7 +19,7 @@ from .changed_data import input_changes, table_difference
 from .changed_outputs import output_changes
 from .sides import Difference, Side, read_side
 
-# %% ../../nbs/40_track/34_compare.ipynb #bc702774
+# %% ../../nbs/40_track/34_compare.ipynb #eeb9fe5d
 def _same(a: Any, b: Any) -> bool:
     both_nan = isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b)
     return both_nan or (a == b and isinstance(a, bool) == isinstance(b, bool))
@@ -33,17 +33,14 @@ def _mapping(section: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> list[D
     return [Difference(section, n, a.get(n), b.get(n), told[n in a and n in b]) for n in changed]
 
 
+_REUSED = {"cached": "done"}  # whether a step was computed or reused is no difference
+
+
 def run_changes(a: Side, b: Side) -> list[Difference]:
     "In which pipeline, how the runs ended, and which steps they have"
     facts = [{"pipeline": side.run["pipeline"], "status": side.run["status"]} for side in (a, b)]
-    states = [
-        {
-            s["step"]: "failed" if s["state"] == "failed" else s["state"] if s["state"] == "skipped" else "done"
-            for s in side.run["steps"]
-        }
-        for side in (a, b)
-    ]
-    return [*_mapping("run", *facts), *_mapping("run", *({f"step {n}": s for n, s in one.items()} for one in states))]
+    states = [{f"step {s['step']}": _REUSED.get(s["state"], s["state"]) for s in side.run["steps"]} for side in (a, b)]
+    return [*_mapping("run", *facts), *_mapping("run", *states)]
 
 
 def parameter_changes(a: Side, b: Side) -> list[Difference]:

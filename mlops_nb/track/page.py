@@ -84,7 +84,7 @@ def image(svg: str, alt: str) -> Markup:
     content = base64.b64encode(svg.encode()).decode()
     return Markup(f'<img alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{content}">')
 
-# %% ../../nbs/40_track/35_page.ipynb #a193df58
+# %% ../../nbs/40_track/35_page.ipynb #89ebdb0c
 WIDTH, HEIGHT, GAP, DROP = 220, 44, 34, 40  # of a node, and between nodes
 COLOURS = {  # kind or state: ground, line
     "done": ("#e3f5ec", "#0b5d3b"),
@@ -167,32 +167,37 @@ def _line(
     return drawn, f'<text x="{label[0]:.0f}" y="{label[1]:.0f}" {halo}>{_cut(edge.label, 34)}</text>'
 
 
-def draw_graph(nodes: Sequence[Node], edges: Sequence[Edge]) -> str:
-    "An SVG of a graph without circles"
-    layers = _layers(nodes, edges)
-    rows = [[node for node in nodes if layers[node.id] == number] for number in sorted(set(layers.values()))]
-    across = max(map(len, rows), default=1) * (WIDTH + GAP)
-    places = {
-        node.id: (
-            (across - len(row) * (WIDTH + GAP)) / 2 + GAP / 2 + place * (WIDTH + GAP),
-            number * (HEIGHT + DROP) + 8,
-        )
+def _places(rows: Sequence[Sequence[Node]], across: float) -> dict[str, tuple[float, float]]:
+    "Upper left corners of the boxes, each row in the middle"
+    left = [(across - len(row) * (WIDTH + GAP)) / 2 + GAP / 2 for row in rows]
+    return {
+        node.id: (left[number] + place * (WIDTH + GAP), number * (HEIGHT + DROP) + 8)
         for number, row in enumerate(rows)
         for place, node in enumerate(row)
     }
-    long = sorted(
-        (edge for edge in edges if layers[edge.b] - layers[edge.a] > 1), key=lambda e: layers[e.b] - layers[e.a]
-    )
-    lanes = {edge: number for number, edge in enumerate(long, 1)}
-    drawn = [_line(edge, places, layers, lanes.get(edge, 0)) for edge in edges]
-    lines = "".join([*(line for line, _ in drawn), *(label for _, label in drawn)])  # no line across a label
-    boxes = "".join(_box(node, *places[node.id]) for node in nodes)
-    size = (across + 45 * len(long) + 120, len(rows) * (HEIGHT + DROP) - DROP + 20)
+
+
+def _canvas(width: float, height: float, drawn: str) -> str:
     tip = '<marker id="end" markerWidth="7" markerHeight="7" refX="3" refY="3" orient="auto">'
     tip += '<path d="M0 0 L6 3 L0 6 z" fill="#8c959f"/></marker>'
+    box = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
     font = 'font-family="system-ui,sans-serif" font-size="13"'
-    box = f'width="{size[0]:.0f}" height="{size[1]:.0f}" viewBox="0 0 {size[0]:.0f} {size[1]:.0f}"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {box} {font}><defs>{tip}</defs>{lines}{boxes}</svg>'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {box} {font}><defs>{tip}</defs>{drawn}</svg>'
+
+
+def draw_graph(nodes: Sequence[Node], edges: Sequence[Edge]) -> str:
+    "An SVG of a graph without circles"
+    layers = _layers(nodes, edges)
+    span = {edge: layers[edge.b] - layers[edge.a] for edge in edges}
+    rows = [[node for node in nodes if layers[node.id] == number] for number in sorted(set(layers.values()))]
+    across = max(map(len, rows), default=1) * (WIDTH + GAP)
+    places = _places(rows, across)
+    long = sorted((edge for edge in edges if span[edge] > 1), key=lambda edge: span[edge])
+    drawn = [_line(edge, places, layers, long.index(edge) + 1 if edge in long else 0) for edge in edges]
+    lines = [*(line for line, _ in drawn), *(label for _, label in drawn)]  # no line across a label
+    boxes = [_box(node, *places[node.id]) for node in nodes]
+    height = len(rows) * (HEIGHT + DROP) - DROP + 20
+    return _canvas(across + 45 * len(long) + 120, height, "".join([*lines, *boxes]))
 
 
 def graph_text(nodes: Sequence[Node], edges: Sequence[Edge]) -> list[str]:

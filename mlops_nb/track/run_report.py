@@ -116,7 +116,7 @@ def _changes(before: Side, side: Side, found: Sequence[Difference]) -> str:
     told = f'<p class="quiet">{len(found)} differences to run {html.escape(before.name)}; in full: <code>{command}</code></p>'
     return told + (f'<pre class="wrap">{html.escape(shown)}</pre>' if lines else "<p>nothing</p>")
 
-# %% ../../nbs/40_track/38_run_report.ipynb #f840c9e5
+# %% ../../nbs/40_track/38_run_report.ipynb #67928f08
 def _facts(ledger: Ledger, run: Mapping[str, Any]) -> str:
     "How the run ended, when, where, of which commit"
     git = run["git"] or {}
@@ -182,6 +182,30 @@ def report_path(
     return settings.workspace.path / "reports" / f"{run}.html"
 
 
+def _notes(*sides: Side | None) -> str:
+    "What could not be read"
+    lost = {what: why for side in sides if side for what, why in side.lost.items()}
+    return "".join(f'<p class="note">{html.escape(f"{what}: {why}")}</p>' for what, why in lost.items())
+
+
+def _parts(ledger: Ledger, side: Side, before: Side | None) -> dict[str, str]:
+    "The sections of the page, by their headings"
+    run = side.run
+    curves = {step["step"]: curves_of(ledger, run["run"], step["step"]) for step in run["steps"]}
+    parameters = table(["parameter", "value"], [[key, str(value)[:500]] for key, value in run["parameters"].items()])
+    changed = _changes(before, side, differences(before, side, CHANGES)) if before else "<p>It is the first one.</p>"
+    return {
+        "Steps and lineage": read_lineage(ledger, run["run"]).picture() + _steps(run),
+        "Metrics": metrics_table(side, before),
+        "Curves": "".join(image(draw_curves(one), f"curves of {step}") for step, one in curves.items() if one),
+        "Plots": figures_html(side),
+        "What changed since the previous run": changed,
+        "Parameters": _details(f"{len(run['parameters'])} parameters", parameters),
+        "Artifacts": _details(f"{len(side.artifacts)} artifacts", _content(side)),
+        "Environment": _environment(side),
+    }
+
+
 def run_report(
     ledger: Ledger,
     settings: Settings,
@@ -191,25 +215,6 @@ def run_report(
     run = named_run(ledger, name)
     side, other = read_side(ledger, settings, run["run"]), previous_run(ledger, run)
     before = read_side(ledger, settings, other) if other else None
-    found = differences(before, side, CHANGES) if before else []
-    traced = read_lineage(ledger, run["run"])
-    curves = {step["step"]: curves_of(ledger, run["run"], step["step"]) for step in run["steps"]}
-    drawn = "".join(image(draw_curves(one), f"curves of {step}") for step, one in curves.items() if one)
-    figures = figures_html(side)
-    parameters = table(["parameter", "value"], [[key, str(value)[:500]] for key, value in run["parameters"].items()])
-    parts = {
-        "Steps and lineage": traced.picture() + _steps(run),
-        "Metrics": metrics_table(side, before),
-        "Curves": drawn,
-        "Plots": figures,
-        "What changed since the previous run": _changes(before, side, found)
-        if before
-        else "<p>It is the first one.</p>",
-        "Parameters": _details(f"{len(run['parameters'])} parameters", parameters),
-        "Artifacts": _details(f"{len(side.artifacts)} artifacts", _content(side)),
-        "Environment": _environment(side),
-    }
-    lost = {what: why for one in (side, before) if one for what, why in one.lost.items()}
-    notes = "".join(f'<p class="note">{html.escape(f"{what}: {why}")}</p>' for what, why in lost.items())
-    body = "".join(f"<h2>{head}</h2>{part}" for head, part in parts.items() if part)
-    return run["run"], page(f"{run['pipeline']}, run {run['run']}", _facts(ledger, run) + _troubles(run) + notes + body)
+    sections = "".join(f"<h2>{head}</h2>{part}" for head, part in _parts(ledger, side, before).items() if part)
+    body = _facts(ledger, run) + _troubles(run) + _notes(side, before) + sections
+    return run["run"], page(f"{run['pipeline']}, run {run['run']}", body)
