@@ -169,7 +169,7 @@ def _check_ends(parameter: Parameter, dimension: Dimension) -> None:
     for drawn in (low, high):
         parameter.convert(dimension.value(drawn))
 
-# %% ../../nbs/30_pipeline/21_sweep_file.ipynb #4dd563cf
+# %% ../../nbs/30_pipeline/21_sweep_file.ipynb #c6d2b7b9
 def _flat(parameters: Any, file: str, above: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
     "Names and words of the parameters, also of nested ones"
     if not isinstance(parameters, dict) or not parameters:
@@ -194,6 +194,10 @@ def full_name(
     "The name of a parameter with its step"
     name = name.replace("/", ".")
     same = [step.name for step in pipeline.steps.values() if name in step.parameters]
+    if "." not in name and not same:
+        known = {own for step in pipeline.steps.values() for own in step.parameters}
+        hint = did_you_mean(name, known).strip() or f"Parameters: {', '.join(sorted(known))}."
+        raise UsageError(f"No step of {pipeline.name} has a parameter '{name}'.", hint, value=name)
     return ".".join(owner_of(pipeline, f"{same[0]}.{name}" if len(same) == 1 else name))
 
 
