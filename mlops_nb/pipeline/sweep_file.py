@@ -6,10 +6,11 @@
 __all__ = ['METHODS', 'KEYS', 'ASIDE', 'SHAPES', 'CHOICES', 'DISTRIBUTIONS', 'SweepFile', 'dimension_from', 'full_name',
            'read_sweep_file']
 
-# %% ../../nbs/30_pipeline/21_sweep_file.ipynb #70229889
+# %% ../../nbs/30_pipeline/21_sweep_file.ipynb #cb286167
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..core.errors import UsageError, did_you_mean
@@ -18,7 +19,7 @@ from .graph import Pipeline
 from .parameters import owner_of
 from .space import Dimension
 
-# %% ../../nbs/30_pipeline/21_sweep_file.ipynb #78838dca
+# %% ../../nbs/30_pipeline/21_sweep_file.ipynb #af6ef7e8
 METHODS = ("grid", "random", "bayes")
 KEYS = ("method", "metric", "parameters", "early_terminate", "run_cap")
 ASIDE = (
@@ -34,7 +35,7 @@ class SweepFile(NamedTuple):
     metric: str | None = None
     minimize: bool | None = None
     space: tuple[Dimension, ...] = ()
-    fixed: Mapping[str, Any] = {}  # parameters with one value
+    fixed: Mapping[str, Any] = MappingProxyType({})  # parameters with one value
     stopping: Mapping[str, Any] | None = None  # `early_terminate`
     trials: int | None = None  # `run_cap`
 
