@@ -23,9 +23,11 @@ from ..core.errors import StorageError
 from ..core.hashing import canonical_json
 from .space import Dimension, combinations
 
-# %% ../../nbs/30_pipeline/22_study.ipynb #ee80d8fc
+# %% ../../nbs/30_pipeline/22_study.ipynb #edcc317d
 def _optuna() -> Any:
-    import optuna
+    with warnings.catch_warnings():  # tqdm misses a widget when a notebook imports it
+        warnings.simplefilter("ignore")
+        import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

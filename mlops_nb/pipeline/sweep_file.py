@@ -6,10 +6,11 @@
 __all__ = ['METHODS', 'KEYS', 'ASIDE', 'SHAPES', 'CHOICES', 'DISTRIBUTIONS', 'SweepFile', 'dimension_from', 'full_name',
            'read_sweep_file']
 
-# %% ../../nbs/30_pipeline/21_sweep_file.ipynb #70229889
+# %% ../../nbs/30_pipeline/21_sweep_file.ipynb #cb286167
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..core.errors import UsageError, did_you_mean
@@ -18,7 +19,7 @@ from .graph import Pipeline
 from .parameters import owner_of
 from .space import Dimension
 
-# %% ../../nbs/30_pipeline/21_sweep_file.ipynb #78838dca
+# %% ../../nbs/30_pipeline/21_sweep_file.ipynb #af6ef7e8
 METHODS = ("grid", "random", "bayes")
 KEYS = ("method", "metric", "parameters", "early_terminate", "run_cap")
 ASIDE = (
@@ -34,7 +35,7 @@ class SweepFile(NamedTuple):
     metric: str | None = None
     minimize: bool | None = None
     space: tuple[Dimension, ...] = ()
-    fixed: Mapping[str, Any] = {}  # parameters with one value
+    fixed: Mapping[str, Any] = MappingProxyType({})  # parameters with one value
     stopping: Mapping[str, Any] | None = None  # `early_terminate`
     trials: int | None = None  # `run_cap`
 
@@ -169,7 +170,7 @@ def _check_ends(parameter: Parameter, dimension: Dimension) -> None:
     for drawn in (low, high):
         parameter.convert(dimension.value(drawn))
 
-# %% ../../nbs/30_pipeline/21_sweep_file.ipynb #4dd563cf
+# %% ../../nbs/30_pipeline/21_sweep_file.ipynb #c6d2b7b9
 def _flat(parameters: Any, file: str, above: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
     "Names and words of the parameters, also of nested ones"
     if not isinstance(parameters, dict) or not parameters:
@@ -194,6 +195,10 @@ def full_name(
     "The name of a parameter with its step"
     name = name.replace("/", ".")
     same = [step.name for step in pipeline.steps.values() if name in step.parameters]
+    if "." not in name and not same:
+        known = {own for step in pipeline.steps.values() for own in step.parameters}
+        hint = did_you_mean(name, known).strip() or f"Parameters: {', '.join(sorted(known))}."
+        raise UsageError(f"No step of {pipeline.name} has a parameter '{name}'.", hint, value=name)
     return ".".join(owner_of(pipeline, f"{same[0]}.{name}" if len(same) == 1 else name))
 
 

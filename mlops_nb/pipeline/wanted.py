@@ -79,7 +79,7 @@ def _check_metric(
     if names and same and metric not in names:
         raise absent_metric(metric, names)
 
-# %% ../../nbs/30_pipeline/23_wanted.ipynb #42904fbc
+# %% ../../nbs/30_pipeline/23_wanted.ipynb #5c60876a
 class Wanted(NamedTuple):
     "A search, before it begins"
 
@@ -170,7 +170,7 @@ def what_is_wanted(
     pipeline: Pipeline,
     metric: str,
     minimize: bool,
-    file: SweepFile = SweepFile(),
+    file: SweepFile | None = None,  # what a sweep's file says
     *,
     parameters: Mapping[str, Any] | None = None,  # that stay as they are
     over: Sequence[str] = (),  # names and patterns of parameters; default: those of the steps that give a model
@@ -178,7 +178,8 @@ def what_is_wanted(
     folder: str | os.PathLike[str] | None = None,  # where relative paths start; default: the current folder
 ) -> Wanted:
     "A search, checked; executes nothing"
-    fingerprints, given = Fingerprints(settings), {**file.fixed, **(parameters or {})}
+    file, fingerprints = file or SweepFile(), Fingerprints(settings)
+    given = {**file.fixed, **(parameters or {})}
     with Ledger.open(settings, create=False) as ledger:
         known = known_metrics(ledger, pipeline)
         metric = metric_name(pipeline, metric, known)

@@ -159,7 +159,7 @@ def test_a_budget_that_is_too_small_for_one_trial_gives_one(project):
 
 
 def test_a_space_of_one_point_is_one_trial(project):
-    found = search(project, over=["train.rate"] and ["train.*"], parameters={"train.rate": "0.5"})
+    found = search(project, over=["train.*"], parameters={"train.rate": "0.5"})
     assert [trial["parameters"] for trial in found.document["trials"]] == [{}]
     assert found.document["best"]["value"] == pytest.approx(2.49)
 
@@ -213,8 +213,8 @@ def test_steps_that_read_all_variants_cannot_be_searched(project):
 def test_choices_with_which_every_trial_fails_are_not_drawn_any_more(project):
     parameters = "#| parameters\nrate: Annotated[float, LogRange(1e-4, 1)] = 0.1\nmodel: Literal['a', 'b'] = 'a'"
     write_churn(project, "if model == 'b':\n    raise ValueError(model)", LOSS, parameters=parameters)
-    found = search(project, trials=20).document
-    assert all(trial["state"] == "ok" for trial in found["trials"][-6:])
+    found = search(project, trials=14).document
+    assert all(trial["state"] == "ok" for trial in found["trials"][-3:])
 
 
 def test_the_best_is_compared_with_the_defaults_by_the_intervals_that_the_step_gives(project):
@@ -235,7 +235,7 @@ def test_importance_is_told_from_ten_trials_on(project):
     )
     write_churn(project, LOSS, parameters=parameters)
     assert search(project, trials=4).document["importance"] == {}
-    assert next(iter(search(project, trials=14).document["importance"])) == "train.rate"
+    assert next(iter(search(project, trials=11).document["importance"])) == "train.rate"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
