@@ -12,30 +12,30 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from ..core.errors import Interrupted, MlopsError, StepFailed, StorageError
-from ..core.files import storage_error
-from ..core.ledger import Ledger
-from ..core.locks import using
-from ..core.registry import hooks
-from ..core.settings import Settings
-from .attempt import Outcome, available_cores
-from .documents import RunResult
-from .plan import Origin, Plan, make_plan, read_needs
-from .reporter import Reporter
-from .slots import Heard
+from mlops_nb.core.errors import Interrupted, MlopsError, StepFailed, StorageError
+from mlops_nb.core.files import storage_error
+from mlops_nb.core.ledger import Ledger
+from mlops_nb.core.locks import using
+from mlops_nb.core.registry import hooks
+from mlops_nb.core.settings import Settings
+from mlops_nb.pipeline.attempt import Outcome, available_cores, clean_logs
+from mlops_nb.pipeline.documents import RunResult
+from mlops_nb.pipeline.plan import Origin, Plan, make_plan, read_needs
+from mlops_nb.pipeline.reporter import Reporter
+from mlops_nb.pipeline.slots import Heard
 from mlops_nb.pipeline.work import (
     Run,
     Shared,
     Supply,
     begin,
     begin_work,
-    clean_logs,
     close,
     join,
     keep_records,
     prepare,
     reuse,
     take_outcome,
+)
 )
 
 # %% ../../nbs/30_pipeline/16_run.ipynb #8c99ab0b
@@ -323,7 +323,7 @@ def run_plan(
         with run.interruption:
             prepare(run, strict, command)
             code = _attend(run)
-        clean_logs(run)  # once more: a kernel without a runner lives a little longer
+        clean_logs(settings, run.shared.lost, run.redactor)  # again: orphaned kernels live a little longer
         _sum_up(run)
         try:
             for member in reversed(run.members):

@@ -5,6 +5,18 @@
 # %% auto #0
 __all__ = ['STYLE', 'SCRIPT', 'POLICY', 'CLASSES', 'MOST', 'small_curve', 'board_page']
 
+# %% ../../nbs/40_track/23_board_page.ipynb #82ceba82
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..core.ledger.curves import Curve
+from ..data.show import show_number
+from .board import Board
+from .curves import Cell, best_words, thinned
+from .importance import Importance
+from .tables import cell_text, is_right, smaller_is_better
+
 # %% ../../nbs/40_track/23_board_page.ipynb #da279e2b
 import html
 from collections.abc import Mapping, Sequence
@@ -17,13 +29,13 @@ from .importance import Importance
 from .overlay import thinned
 from .tables import cell_text, is_right, smaller_is_better
 
-# %% ../../nbs/40_track/23_board_page.ipynb #82dd43d1
+# %% ../../nbs/40_track/23_board_page.ipynb #7dfa96d9
 STYLE = """
 body{font:14px/1.45 system-ui,sans-serif;color:#1f2328;background:#fff;margin:0 auto;padding:20px 24px;max-width:1500px}
 h1{font-size:22px;margin:0}h2{font-size:16px;margin:28px 0 8px}p{margin:4px 0 12px;color:#57606a}
 .box{overflow-x:auto;border:1px solid #d0d7de;border-radius:6px}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:5px 12px;text-align:left;white-space:nowrap;border-bottom:1px solid #eaeef2}
+th,td{padding:5px 9px;text-align:left;white-space:nowrap;border-bottom:1px solid #eaeef2}
 th{position:sticky;top:0;background:#f6f8fa;border-bottom:2px solid #8c959f}
 tbody tr:nth-child(even){background:#f9fafb}tbody tr:hover{background:#eef4ff}
 .r{text-align:right}td.c{font-family:ui-monospace,monospace;font-size:12.5px}
@@ -61,7 +73,7 @@ show()})();
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 CLASSES = {"ok": "ok", "running": "mid", "interrupted": "mid"}
 
-# %% ../../nbs/40_track/23_board_page.ipynb #ca472cef
+# %% ../../nbs/40_track/23_board_page.ipynb #870fd0bd
 def small_curve(curve: Curve) -> str:
     "A curve as a small picture"
     values = thinned(curve.values, 24)
@@ -72,10 +84,10 @@ def small_curve(curve: Curve) -> str:
 
 
 def _cell(column: str, value: Any, run: Mapping[str, Any], right: bool) -> str:
+    if isinstance(value, Cell):
+        best, _ = value.curve.best(smaller_is_better(column))
+        return f'<td data-v="{best!r}">{small_curve(value.curve)} {best_words(value.curve)}</td>'
     text = html.escape(cell_text(value))
-    if column in run.get("curves", {}):
-        curve = run["curves"][column]
-        return f'<td data-v="{curve.best(smaller_is_better(column))[0]!r}">{small_curve(curve)} {text.partition(" ")[2]}</td>'
     if column == "state":
         return f'<td class="{CLASSES.get(run["status"], "bad")}">{text}</td>'
     raw = {"took": run.get("seconds"), "CPU": (run.get("costs") or {}).get("cpu_seconds")}.get(column)
@@ -83,7 +95,7 @@ def _cell(column: str, value: Any, run: Mapping[str, Any], right: bool) -> str:
     kind = ' class="c"' if column in ("run", "parameters") else ' class="r"' if right else ""
     return f"<td{kind}{sorted_by}>{text}</td>"
 
-# %% ../../nbs/40_track/23_board_page.ipynb #44b2ed15
+# %% ../../nbs/40_track/23_board_page.ipynb #678b80e5
 def _table(board: Board) -> str:
     "All runs"
     columns = board.columns
@@ -108,7 +120,7 @@ def _bars(found: Sequence[Importance], metric: str) -> str:
     what = "the share of the order that each parameter explains by itself, what chance explains taken off"
     rule = "Rank correlation: Spearman's for numbers, the correlation ratio of ranks for words and few numbers"
     return (
-        f"<h2>What explains the order by {html.escape(metric)}</h2><p>{rule}; {what}.</p>"
+        f'<h2 id="why">What explains the order by {html.escape(metric)}</h2><p>{rule}; {what}.</p>'
         f'<div class="box bars"><table><tbody>{rows}</tbody></table></div>'
     )
 
@@ -116,14 +128,14 @@ def _bars(found: Sequence[Importance], metric: str) -> str:
 def _how(one: Importance) -> str:
     return ", ".join(part for part in (one.rule, one.direction, f"{one.runs} runs") if part)
 
-# %% ../../nbs/40_track/23_board_page.ipynb #1c6f54cc
+# %% ../../nbs/40_track/23_board_page.ipynb #97c38ec8
 MOST = 3  # curves that are drawn
 
 
 def board_page(board: Board) -> str:
     "The whole page"
     sources = board.sources
-    full = Board(sources, board.chosen, len(sources.runs))
+    full = Board(sources, board.chosen, len(sources.runs) or 1)
     title = html.escape(board.caption)
     head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     head += f'<meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE}</style>'
@@ -137,8 +149,9 @@ def board_page(board: Board) -> str:
     drawn = [
         board.curves(name).svg().replace("<svg ", '<svg class="wide" ', 1) for name in sources.curve_names()[:MOST]
     ]
-    curves = f"<h2>Curves of the best runs</h2>{''.join(drawn)}" if drawn else ""
-    body = (
-        f"<h1>{title}</h1><p>{about}</p>{tools}{_table(full)}{_bars(board.importance(), sources.metric or '')}{curves}"
-    )
+    curves = f'<h2 id="curves">Curves of the best runs</h2>{"".join(drawn)}' if drawn else ""
+    bars = _bars(board.importance(), sources.metric or "")
+    about += ' <a href="#why">What explains the order</a>.' if bars else ""
+    about += ' <a href="#curves">Curves overlaid</a>.' if curves else ""
+    body = f"<h1>{title}</h1><p>{about}</p>{tools}{_table(full)}{bars}{curves}"
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}<script>{SCRIPT}</script></body></html>'

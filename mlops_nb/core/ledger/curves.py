@@ -39,16 +39,19 @@ class Curve(NamedTuple):
 BATCH = 500  # runs that one query asks for
 _CURVES = """
 WITH found AS (
-    SELECT s.run_id AS run, s.position AS rank, s.step AS step_name, p.*,
-        ROW_NUMBER() OVER curve AS number, COUNT(*) OVER (PARTITION BY s.run_id, s.step, p.name) AS total
+    SELECT s.run_id, s.position AS rank, s.step, s.result_id, p.name,
+        COUNT(*) AS total, MIN(p.position) AS first, MAX(p.position) AS last
     FROM run_steps s JOIN points p ON p.result_id = s.result_id
     WHERE {runs} AND s.step = COALESCE(:step, s.step) AND p.name = COALESCE(:name, p.name)
         AND p.value IS NOT NULL
-    WINDOW curve AS (PARTITION BY s.run_id, s.step, p.name ORDER BY p.position)
+    GROUP BY s.run_id, s.step, p.name
 )
-SELECT run, step_name, name, COALESCE(step, number - 1) AS place, t, value FROM found
-WHERE total <= :most OR number = total OR (number - 1) % ((total + :most - 2) / (:most - 1)) = 0
-ORDER BY run, rank, step_name, name, position
+SELECT f.run_id, f.step AS step_name, f.name, COALESCE(p.step, p.position) AS place, p.t, p.value
+FROM found f JOIN points p ON p.result_id = f.result_id AND p.name = f.name AND p.value IS NOT NULL
+WHERE f.total <= :most OR p.position IN (f.first, f.last)
+    OR (p.position - f.first) * (:most - 1) / (f.last - f.first)
+    <> (p.position - f.first - (f.last - f.first) / (f.total - 1)) * (:most - 1) / (f.last - f.first)
+ORDER BY f.run_id, f.rank, f.step, f.name, p.position
 """
 
 
@@ -75,7 +78,7 @@ class Curves(Records):
 
     def _curves(self, condition: str, **values: Any) -> Iterator[Curve]:
         rows = self.database.rows(_CURVES.format(runs=condition), **values)
-        for key, points in groupby(rows, lambda row: (row["run"], row["step_name"], row["name"])):
+        for key, points in groupby(rows, lambda row: (row["run_id"], row["step_name"], row["name"])):
             yield _curve(key, list(points))
 
     def unfinished_attempts(

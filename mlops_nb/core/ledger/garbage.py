@@ -26,7 +26,7 @@ def recent_runs(
     for row in (row for row in rows if row["parent"] is None):
         seen[row["pipeline"]] = seen.get(row["pipeline"], 0) + 1
         young = row["started"] >= since if since else seen[row["pipeline"]] <= (count or 0)
-        newest_good = row["status"] == "ok" and row["pipeline"] not in good
+        newest_good = row["status"] == "ok" and row["pipeline"] not in good and not row.get("repeats")
         if newest_good:
             good.add(row["pipeline"])
         if young or newest_good or (row["status"] == "running" and not is_gone(row)):
@@ -76,7 +76,10 @@ class Garbage(Records):
         since: str | None = None,  # or: those that started from this time on
     ) -> Reach:
         "What stays when only so many runs are wanted"
-        rows = self.database.rows("SELECT * FROM runs WHERE status <> 'deleted' ORDER BY started DESC, id DESC")
+        rows = self.database.rows(
+            "SELECT *, id IN (SELECT subject FROM events WHERE kind = 'rerun_begun') AS repeats "
+            "FROM runs WHERE status <> 'deleted' ORDER BY started DESC, id DESC"
+        )
         versions = self.database.rows("SELECT digest, run_id FROM model_versions")
         known = {row["id"] for row in rows}
         registered = {row["run_id"] for row in versions} & known
