@@ -12,17 +12,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from mlops_nb.core.errors import Interrupted, MlopsError, StepFailed, StorageError
-from mlops_nb.core.files import storage_error
-from mlops_nb.core.ledger import Ledger
-from mlops_nb.core.locks import using
-from mlops_nb.core.registry import hooks
-from mlops_nb.core.settings import Settings
-from mlops_nb.pipeline.attempt import Outcome, available_cores, clean_logs
-from mlops_nb.pipeline.documents import RunResult
-from mlops_nb.pipeline.plan import Origin, Plan, make_plan, read_needs
-from mlops_nb.pipeline.reporter import Reporter
-from mlops_nb.pipeline.slots import Heard
+from ..core.errors import Interrupted, MlopsError, StepFailed, StorageError
+from ..core.files import storage_error
+from ..core.ledger import Ledger
+from ..core.locks import using
+from ..core.registry import hooks
+from ..core.settings import Settings
+from .attempt import Outcome, available_cores, clean_logs
+from .documents import RunResult
+from .plan import Origin, Plan, make_plan, read_needs
+from .reporter import Reporter
+from .slots import Heard
 from mlops_nb.pipeline.work import (
     Run,
     Shared,
@@ -35,7 +35,6 @@ from mlops_nb.pipeline.work import (
     prepare,
     reuse,
     take_outcome,
-)
 )
 
 # %% ../../nbs/30_pipeline/16_run.ipynb #8c99ab0b
