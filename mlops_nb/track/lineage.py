@@ -16,7 +16,7 @@ from ..core.settings import load_settings
 from .page import Edge, Node, draw_graph, graph_text, image, page, table
 from .sides import named_run, plain
 
-# %% ../../nbs/40_track/37_lineage.ipynb #5daea2a0
+# %% ../../nbs/40_track/37_lineage.ipynb #f093b189
 HASH = re.compile(r"[0-9a-f]{8,64}")
 
 
@@ -72,10 +72,11 @@ def find_target(ledger: Ledger, text: str) -> Target:
     except UsageError as error:
         names = [f"{one['name']}:{one['version']}" for one in ledger.versions()]
         near = did_you_mean(text, [*names, "champion", "latest"]).strip()
-        hint = near or "Give a run, RUN/step.artifact, a hash, or a model such as NAME:2 or champion."
-        raise UsageError(f"'{text}' is no run, artifact, hash or model here.", near or hint or error.hint) from None
+        _, _, guess = error.hint.partition("See mlops-nb runs. ")  # a run of a name that is near
+        hint = near or guess or "Give a run, RUN/step.artifact, a hash, or a model such as NAME:2 or champion."
+        raise UsageError(f"'{text}' is no run, artifact, hash or model here.", hint) from None
 
-# %% ../../nbs/40_track/37_lineage.ipynb #7c06751a
+# %% ../../nbs/40_track/37_lineage.ipynb #963e58ec
 def _step_nodes(ledger: Ledger, run: Mapping[str, Any]) -> list[dict[str, Any]]:
     makers = ledger.makers(run["run"])
     nodes = []
@@ -94,11 +95,7 @@ def _read_along(parts: Mapping[str, Mapping[str, Any]], run: Mapping[str, Any]) 
     steps, edges = {step["step"] for step in run["steps"]}, {}
     for step, part in parts.items():
         for need, found in part["needs"].items():
-            giver, _, name = (
-                need.partition("[")[0].partition(".")
-                if "[" not in need
-                else (need.partition("[")[0], "", need.rpartition(".")[2])
-            )
+            giver, name = need.partition("[")[0].partition(".")[0], need.rpartition(".")[2]
             if giver in steps:
                 record = {"name": f"{giver}.{name}", "sha256": found.partition(":")[2]}
                 edges.setdefault((giver, step), []).append(record)
