@@ -49,6 +49,7 @@ def permitted(
         kept |= {"metrics": {}, "history": []}
     if "parameters" not in share:
         kept["config"] = {"mlops_nb": {**record["config"]["mlops_nb"], "reasons": []}}
+        kept["name"] = record["job_type"]  # without the swept parameters
     if "reports" not in share:
         alerts = [{**alert, "text": ""} for alert in record["alerts"]]
         kept |= {"notebook": None, "notes": "", "alerts": alerts}

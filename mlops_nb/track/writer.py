@@ -207,7 +207,7 @@ def _sweep(workspace: Path) -> None:
 def _prepare(settings: Settings) -> None:
     "Stand where paths in records start; keep W&B's files together; give way to the steps"
     os.chdir(base_folder(settings))
-    os.nice(5)
+    os.nice(10)
     staging = staging_folder(settings.workspace.path)
     os.environ.update({f"WANDB_{name}": str(staging) for name in ("DIR", "DATA_DIR", "CACHE_DIR", "ARTIFACT_DIR")})
     sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # nbformat's import then takes 0.1 instead of 1 s
