@@ -211,7 +211,9 @@ def _found(
 
     def report(trial: Any, best: Any) -> None:
         if trial is best:
-            screen.line(f"trial {trial.number:>3}  {trial.score:.5g}  {trial.rows:,} rows  {told_settings(trial.settings)}")
+            screen.line(
+                f"trial {trial.number:>3}  {trial.score:.5g}  {trial.rows:,} rows  {told_settings(trial.settings)}"
+            )
         screen.passing(f"{counted(trial.number + 1, 'trial')}, best {best.score:.5g}: {told_settings(best.settings)}")
 
     how = {"metric": chosen["package"]["metric"], "seed": chosen["train"]["seed"]}

@@ -73,7 +73,12 @@ AUTOML = Command(
     (
         Option(("--target",), "column to predict; the data set's own, or the last one, when left out", "COLUMN"),
         Option(("--budget",), "how long to search; 120s when nothing is said", "TIME"),
-        Option(("--trials",), "how many trials at most; without --budget the result depends on the seed alone", "NUMBER", count),
+        Option(
+            ("--trials",),
+            "how many trials at most; without --budget the result depends on the seed alone",
+            "NUMBER",
+            count,
+        ),
         Option(("--metric",), "what to search by; roc_auc for two classes, f1 for more, rmse for numbers", "NAME"),
         Option(("--name",), "name of the new pipeline; made from the table's when left out", "NAME"),
         Option(("--seed",), "of the split, the folds, the sampler and the models; 0 when left out", "NUMBER", count),
@@ -208,7 +213,14 @@ NEW = Command(
     "Project",
     "mlops_nb.commands.new:new",
     (Argument("NAME", "name of the project, of its folder and of its Python package"),),
-    (Option(("--with",), "an optional step: select, which drops columns that are worth no more than chance", "STEP", many=True),),
+    (
+        Option(
+            ("--with",),
+            "an optional step: select, which drops columns that are worth no more than chance",
+            "STEP",
+            many=True,
+        ),
+    ),
     (
         ("mlops-nb new churn", "makes the folder churn; then: cd churn, mlops-nb run churn"),
         ("mlops-nb new churn --with select", "with a step between split and train that selects columns"),

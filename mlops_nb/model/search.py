@@ -145,7 +145,10 @@ class Search:
         "The trials, best first; those that did not come far enough to be compared are last"
         rows, sign = self.compared_on, -1 if self.measure.greater_is_better else 1
         known = [trial for trial in self.trials if np.isfinite(trial.score)]
-        return sorted(known, key=lambda t: (rows not in t.steps, -t.rows * (rows not in t.steps), sign * t.steps.get(rows, t.score)))
+        return sorted(
+            known,
+            key=lambda t: (rows not in t.steps, -t.rows * (rows not in t.steps), sign * t.steps.get(rows, t.score)),
+        )
 
     @property
     def best(self) -> Trial:

@@ -105,18 +105,27 @@ class Selection:
     def words(self) -> str:
         "What came of it, in a sentence or two"
         value, low, high = self.stability
-        agree = "all resamples agree" if math.isnan(value) else f"stability {value:.2f} ({max(low, -1):.2f} to {high:.2f})"
+        agree = (
+            "all resamples agree" if math.isnan(value) else f"stability {value:.2f} ({max(low, -1):.2f} to {high:.2f})"
+        )
         return f"{count(len(self.keep), 'column')} of {len(self.table)} kept; {agree}."
 
     def grid(self) -> Grid:
         "A row for each column, the most useful first"
         ordered = self.table.sort_values(["kept", "frequency", "importance"], ascending=False, kind="stable")
         rows = [
-            [name, "keep" if row["kept"] else "drop", show_number(row["importance"], 3), f"{100 * row['frequency']:.0f} %"]
-            + [row["reason"]]
+            [
+                name,
+                "keep" if row["kept"] else "drop",
+                show_number(row["importance"], 3),
+                f"{100 * row['frequency']:.0f} %",
+                row["reason"],
+            ]
             for name, row in ordered.iterrows()
         ]
-        return Grid(f"{self.words} {self.how}", ["column", "", "importance", "chosen", "why"], rows, ["importance", "chosen"])
+        return Grid(
+            f"{self.words} {self.how}", ["column", "", "importance", "chosen", "why"], rows, ["importance", "chosen"]
+        )
 
     def __repr__(self) -> str:
         return "\n".join([repr(self.grid()), *self.notes])
@@ -260,7 +269,10 @@ def select_features(
         raise UsageError(f"There is no method '{method}'.", f"Use one of {', '.join(METHODS)}.", value=method)
     random, names = np.random.default_rng(seed), [*input_kinds(profile), profile["target"]]
     taken = np.sort(random.permutation(len(train))[:ROWS])
-    rows, asked = train.iloc[taken][names].reset_index(drop=True), {"model": model, "seed": seed, "max_iter": 100} | settings
+    rows, asked = (
+        train.iloc[taken][names].reset_index(drop=True),
+        {"model": model, "seed": seed, "max_iter": 100} | settings,
+    )
     notes = [f"Looked at {ROWS:,} of {len(train):,} training rows, drawn by lot."] if len(train) > ROWS else []
     if method == "null":
         table, chosen = _against_null(rows, profile, asked, resamples, draws, random)

@@ -35,7 +35,9 @@ def corrected_t_test(
 
     values = np.asarray(differences, dtype=np.float64)
     if len(values) < 2:
-        raise UsageError(f"A test needs two differences, and there is {len(values)}.", "Use more folds, or repeat them.")
+        raise UsageError(
+            f"A test needs two differences, and there is {len(values)}.", "Use more folds, or repeat them."
+        )
     mean, spread = float(values.mean()), float(values.std(ddof=1))
     error = math.sqrt((1 / len(values) + ratio) * spread**2)
     if not error:

@@ -80,7 +80,10 @@ def judge_settings(
     seed: int = 0,
 ) -> Verdict:
     "Fit the settings and the untuned default, and compare them on the held-out rows"
-    measure, task = ranking_metric(profile["task"], metric), (profile["target"], profile["task"], profile.get("positive"))
+    measure, task = (
+        ranking_metric(profile["task"], metric),
+        (profile["target"], profile["task"], profile.get("positive")),
+    )
     columns = [*input_kinds(profile), profile["target"]]
     one, other = (
         predict_rows(fit(train[columns], profile, **chosen), test[columns], *task)

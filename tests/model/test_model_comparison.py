@@ -117,7 +117,9 @@ def test_folds_by_group_are_not_repeated():
 def test_many_tables_and_too_few():
     profile = profile_of("group", "binary", positive="class 01")
     tables = {f"{seed} <b>": (people(120, seed)[[*KINDS, "group"]], profile) for seed in range(2)}
-    found = compare_over_tables(tables, {"logistic": {"model": "logistic"}, "<i>": {"model": "boosting", "max_iter": 2}})
+    found = compare_over_tables(
+        tables, {"logistic": {"model": "logistic"}, "<i>": {"model": "boosting", "max_iter": 2}}
+    )
     assert found.winner is None and "it takes six" in found.notes[0]
     assert "&lt;i&gt;" in found._repr_html_() and "<i>" not in found._repr_html_()
     mixed = tables | {"numbers": (people(120)[[*KINDS, "spent"]], profile_of("spent", "regression"))}
