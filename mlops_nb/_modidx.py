@@ -1755,6 +1755,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'mlops_nb/model/selection.py'),
                                           'mlops_nb.model.selection._order_reason': ( '50_model/selection.html#_order_reason',
                                                                                       'mlops_nb/model/selection.py'),
+                                          'mlops_nb.model.selection._rows': ( '50_model/selection.html#_rows',
+                                                                              'mlops_nb/model/selection.py'),
                                           'mlops_nb.model.selection._shuffled': ( '50_model/selection.html#_shuffled',
                                                                                   'mlops_nb/model/selection.py'),
                                           'mlops_nb.model.selection._sizes': ( '50_model/selection.html#_sizes',

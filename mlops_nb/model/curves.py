@@ -126,7 +126,7 @@ def learning_curve(
                 found[row, column] = _measured(model, known, rows.iloc[held], model.estimator, measure.name)
     words = _last_step(found[..., 1], counts, measure, float(np.mean([len(held) / len(f) for f, held in folds])))
     return Curve(
-        "Learning curve", "rows learned from", [*map(float, counts)], *np.moveaxis(found, 2, 0), measure, words
+        "Learning curve", "rows learned from", [*map(float, counts)], found[..., 0], found[..., 1], measure, words
     )
 
 
@@ -187,4 +187,4 @@ def regularisation_path(
     best = STRENGTHS[int(np.nanargmax(means))]
     words = f"Best by the mean of {len(folds)} folds: {show_number(best)}."
     places = list(STRENGTHS)
-    return Curve("Regularisation path", "regularisation", places, *np.moveaxis(found, 2, 0), measure, words)
+    return Curve("Regularisation path", "regularisation", places, found[..., 0], found[..., 1], measure, words)
