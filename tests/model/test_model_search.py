@@ -1,7 +1,5 @@
 """The search: same seed, same trials; a budget is kept; bad trials are recorded; the verdict is honest."""
 
-import time
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -43,12 +41,10 @@ def test_the_same_seed_gives_the_same_trials_and_settings_that_fit(task, monkeyp
     assert one.best.settings["model"] in repr(one) and one._repr_html_()
 
 
-def test_a_budget_is_kept_and_the_default_is_always_tried():
-    table, profile = case("binary", 300)
-    started = time.monotonic()
-    found = search_settings(table, profile, budget=0.5)
-    assert found.trials and np.isfinite(found.best.score)
-    assert time.monotonic() - started < 60, "one trial, however short the time"
+def test_the_default_is_tried_however_short_the_time():
+    table, profile = case("binary", 120)
+    found = search_settings(table, profile, budget=0.01)
+    assert [trial.settings["model"] for trial in found.trials] == ["boosting"] and np.isfinite(found.best.score)
 
 
 def test_a_large_table_is_first_looked_at_in_part(monkeypatch):
