@@ -86,16 +86,15 @@ def with_defaults(
     "The cell with other defaults"
     lines = source.splitlines(keepends=True)
     for statement in ast.parse(source).body:
-        named = isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value
-        if not named or statement.target.id not in values:
+        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
             continue
-        default, value = statement.value, values[statement.target.id]
-        if value == ast.literal_eval(default):
+        default, name = statement.value, statement.target.id
+        if default is None or name not in values or values[name] == ast.literal_eval(default):
             continue
         first, last = default.lineno - 1, (default.end_lineno or 1) - 1
         before = lines[first].encode()[: default.col_offset].decode()
         after = lines[last].encode()[default.end_col_offset :].decode()
-        lines[first : last + 1] = [f"{before}{_literal(value)}{after}", *[""] * (last - first)]
+        lines[first : last + 1] = [f"{before}{_literal(values[name])}{after}", *[""] * (last - first)]
     return "".join(lines)
 
 

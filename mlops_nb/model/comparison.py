@@ -127,7 +127,7 @@ class Comparison:
         "The candidates, and the pairs"
         rows: list[list[Any]] = []
         for name in self.ranked:
-            values = self.scores[name]
+            values: Any = self.scores[name]
             shown = show_alike([values.mean(), values.std(ddof=1), values.min(), values.max()])
             rows.append([name, shown[0], shown[1], f"{shown[2]} to {shown[3]}"])
         head = ["candidate", f"mean {self.measure.name}", "deviation", "range"]
@@ -142,7 +142,7 @@ class Comparison:
         tables = [grid._repr_html_() for grid in self.grids()]
         words = f'<p style="font-size:15px;font-weight:600;margin:6px 0">{html.escape(self.words)}</p>'
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
-        return words + tables[0] + _strip(self.scores[self.ranked], self.measure.name) + tables[1] + notes
+        return words + tables[0] + _strip(self.scores.loc[:, self.ranked], self.measure.name) + tables[1] + notes
 
 
 def _pair_row(pair: Pair) -> list[str]:
@@ -181,7 +181,7 @@ def _strip(scores: pd.DataFrame, metric: str) -> str:
 def compare_pairs(
     scores: pd.DataFrame,  # a row for each fold or table, a column for each candidate
     measure: Measure,
-    test: Callable[[np.ndarray], Difference],
+    test: Callable[[Any], Difference],
 ) -> list[Pair]:
     "Every pair of candidates, tested, with p adjusted for their number"
     sign = 1 if measure.greater_is_better else -1
@@ -189,7 +189,7 @@ def compare_pairs(
     names = list(combinations(means.index, 2))
     found = [test((scores[one] - scores[other]).to_numpy(np.float64)) for one, other in names]
     adjusted = holm([difference.p for difference in found])
-    return [Pair(*pair, *rest) for pair, *rest in zip(names, found, adjusted, strict=True)]
+    return [Pair(*pair, *tested) for pair, tested in zip(names, zip(found, adjusted, strict=True), strict=True)]
 
 
 def _score_folds(

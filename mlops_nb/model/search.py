@@ -110,6 +110,9 @@ class _Scorer:
                 known, rest = rows.iloc[fitted], rows.iloc[held]
                 values.append(held_out_score(known, rest, self.profile, self.measure.name, trial.settings))
                 longest = max(longest, time.monotonic() - started)
+            if not np.isfinite(values).any():
+                message = f"No fold of {len(rows):,} rows can be scored by {self.measure.name}."
+                raise UsageError(message, "Give more rows of the rare class, or another metric.")
             trial.rows, trial.score = len(rows), float(np.nanmean(values))
             trial.steps[trial.rows] = trial.score
             self.clock.reserve = max(self.clock.reserve, 1 + 3 * longest)
@@ -250,7 +253,7 @@ def search_settings(
     if budget is None and trials is None:
         raise UsageError("A search needs an end.", "Give budget= in seconds, or trials=.")
     clock, measure = _Clock(budget), ranking_metric(profile["task"], metric)
-    rows = train[[*input_kinds(profile), profile["target"]]]
+    rows = train.loc[:, [*input_kinds(profile), profile["target"]]]
     scorer = _Scorer(rows, profile, measure, clock)
     scorer.cut(by, groups, seed)
     searcher = _Searcher(scorer, strongest_numbers(rows, profile), seed)

@@ -8,7 +8,7 @@ __all__ = ['Difference', 'corrected_t_test', 'rank_sums', 'signed_rank_test', 'h
 # %% ../../nbs/50_model/12_significance.ipynb #b3a9203f
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -83,8 +83,8 @@ def signed_rank_test(
     if not values.any():
         return Difference(0.0, low, high, 1.0, 0.0)
     ranks = rankdata(np.abs(values))
-    p = float(wilcoxon(values, zero_method="zsplit").pvalue)
-    return Difference(middle, low, high, p, float((ranks * np.sign(values)).sum() / ranks.sum()))
+    tested: Any = wilcoxon(values, zero_method="zsplit")
+    return Difference(middle, low, high, float(tested.pvalue), float((ranks * np.sign(values)).sum() / ranks.sum()))
 
 # %% ../../nbs/50_model/12_significance.ipynb #a2ecb8fb
 def holm(

@@ -113,7 +113,8 @@ def make_pipeline(
 ) -> Pipeline:
     "Preprocessing and estimator, not fitted"
     check_algorithm(model, task)
-    steps, kinds = [], dict(kinds)
+    steps: list[Any] = []
+    kinds = dict(kinds)
     if features is not None:
         part = check_part(features)
         steps, computed = [(OWN, OwnColumns(part))], OwnColumns(part).fit(inputs, target).transform(inputs)

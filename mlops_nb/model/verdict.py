@@ -86,7 +86,7 @@ def judge_settings(
     )
     columns = [*input_kinds(profile), profile["target"]]
     one, other = (
-        predict_rows(fit(train[columns], profile, **chosen), test[columns], *task)
+        predict_rows(fit(train.loc[:, columns], profile, **chosen), test.loc[:, columns], *task)
         for chosen in ({**settings, "seed": seed}, {**UNTUNED, "seed": seed})
     )
     name = measure.name
