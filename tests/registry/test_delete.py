@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 from support import gives, states
-from upkeep_support import faults, object_of, run, start
 from test_gc import files, wait_for
+from upkeep_support import faults, object_of, run, start
 
 from mlops_nb.core.ledger import Ledger
 from mlops_nb.core.settings import load_settings
@@ -46,7 +46,7 @@ def test_the_event_outlives_the_run_and_the_ledger(demo, three_runs):
 
 
 def test_old_runs_go_by_their_age_and_by_a_filter(demo, three_runs):
-    first, second, failed = three_runs[1]
+    failed = three_runs[1][2]
     assert deleted(demo, "--older-than", "1d")["runs"] == []
     assert deleted(demo, "--older-than", "0d", "--where", "status == 'failed'")["runs"] == [failed["run"]]
     assert deleted(demo, "--where", "status == 'faild'")["runs"] == []

@@ -1,17 +1,18 @@
 """Leaderboards of ledgers that are odd: values that are no numbers, clocks that went back, disks that take nothing."""
 
-import os
 import shutil
+import subprocess
 import time
 
 import pytest
-from support import Project
+from support import Project, memory_disk
 
-from mlops_nb.core.errors import UsageError
+from mlops_nb.core.errors import StorageError, UsageError
 from mlops_nb.core.ledger import Ledger
 from mlops_nb.core.ledger.database import now
 from mlops_nb.core.ledger.query import Finder
 from mlops_nb.core.settings import load_settings
+from mlops_nb.track.annotate import tag_run
 from mlops_nb.track.board import Board, Sources, gather, leaderboard
 
 
@@ -55,24 +56,16 @@ def test_a_metric_that_is_text_or_not_a_number_is_shown_and_not_ranked():
     assert "high" in board.page() and "high" in str(board)
 
 
-def test_a_ledger_on_a_read_only_disk_answers(settings):
-    before = leaderboard()
-    folder = settings.workspace.path
-    with Ledger.open(settings) as ledger:
-        ledger.database.rows("PRAGMA wal_checkpoint(TRUNCATE)")
-    for path in folder.iterdir():
-        if path.name.startswith("ledger.sqlite-"):
-            path.unlink()
-        else:
-            path.chmod(0o444 if path.is_file() else 0o555)
-    folder.chmod(0o555)
-    try:
-        assert str(leaderboard()) == str(before)
-        if os.getuid():
-            with pytest.raises(Exception, match="read-only|permitted|Permission|cannot be"):
-                leaderboard(columns=["run"], remember=True)
-    finally:
-        folder.chmod(0o755)
+def test_a_ledger_on_a_read_only_disk_answers_and_takes_nothing(settings, tmp_path, monkeypatch):
+    before = str(leaderboard())
+    with memory_disk(tmp_path / "disk", "8m") as disk:
+        shutil.copytree(settings.workspace.path, disk / "workspace")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        monkeypatch.setenv("MLOPS_NB_WORKSPACE_PATH", str(disk / "workspace"))
+        assert str(leaderboard()) == before and "<table" in leaderboard().page()
+        for change in (lambda: tag_run("latest", "good"), lambda: leaderboard(columns=["run"], remember=True)):
+            with pytest.raises(StorageError, match=r"read-only|cannot be opened"):
+                change()
 
 
 def test_a_clock_that_was_set_back_loses_nothing(settings):
@@ -81,7 +74,7 @@ def test_a_clock_that_was_set_back_loses_nothing(settings):
             later = now(time.time() + 86400)
             execute("UPDATE runs SET started = :at WHERE id LIKE '%170503%'", at=later)
         finder = Finder(ledger.database)
-        assert [run[14] for run in finder.find()][0] == "3"
+        assert finder.find()[0][14] == "3"
         assert "3" not in [run[14] for run in finder.find(before=now())]
         ledger.begin_run("back", "tabular", {})
         with ledger.database.transaction() as execute:
@@ -91,9 +84,9 @@ def test_a_clock_that_was_set_back_loses_nothing(settings):
 
 
 def test_an_id_is_used_once(settings):
-    with Ledger.open(settings) as ledger:
-        with pytest.raises(UsageError, match="There is a run 20261123-170500-3f2a already"):
-            ledger.begin_run("20261123-170500-3f2a", "tabular", {})
+    twice = pytest.raises(UsageError, match="There is a run 20261123-170500-3f2a already")
+    with Ledger.open(settings) as ledger, twice:
+        ledger.begin_run("20261123-170500-3f2a", "tabular", {})
 
 
 def test_the_champion_is_compared_with_although_a_filter_leaves_it_out(settings):
