@@ -68,6 +68,11 @@ def stability_index(
     return float(value), float(value - half), float(min(1, value + half))
 
 # %% ../../nbs/50_model/23_selection.ipynb #6e3d35da
+def _rows(table: pd.DataFrame) -> list[tuple[str, dict[str, Any]]]:
+    "Name and values of each row"
+    return [(str(name), dict(row)) for name, row in table.to_dict("index").items()]
+
+
 @dataclass(frozen=True)
 class Selection:
     "Which columns stay, which go, and why"
@@ -80,12 +85,12 @@ class Selection:
     @property
     def keep(self) -> list[str]:
         "The columns that stay, in the order of the table"
-        return [name for name, kept in self.table["kept"].items() if kept]
+        return [str(name) for name, kept in self.table["kept"].to_dict().items() if kept]
 
     @property
     def drop(self) -> dict[str, str]:
         "The columns that go, and why"
-        return {name: row["reason"] for name, row in self.table.iterrows() if not row["kept"]}
+        return {name: row["reason"] for name, row in _rows(self.table) if not row["kept"]}
 
     def profile(
         self,
@@ -98,7 +103,7 @@ class Selection:
     def document(self) -> dict[str, Any]:
         "Everything as plain values"
         known = [None if math.isnan(value) else round(value, 6) for value in self.stability]
-        columns = {name: row.to_dict() for name, row in self.table.astype(object).iterrows()}
+        columns = dict(_rows(self.table))
         return {"format": 1, "how": self.how, "stability": known, "columns": columns, "notes": self.notes}
 
     @property
@@ -119,9 +124,9 @@ class Selection:
                 "keep" if row["kept"] else "drop",
                 show_number(row["importance"], 3),
                 f"{100 * row['frequency']:.0f} %",
+                row["reason"],
             ]
-            + [row["reason"]]
-            for name, row in ordered.iterrows()
+            for name, row in _rows(ordered)
         ]
         return Grid(
             f"{self.words} {self.how}", ["column", "", "importance", "chosen", "why"], rows, ["importance", "chosen"]
@@ -177,11 +182,11 @@ def _against_null(
     p = (1 + (null >= found.median()).sum()) / (1 + draws)
     table = pd.DataFrame({"importance": found.mean(), "null": limit, "p": p, "frequency": chosen.mean(axis=0)})
     table["kept"] = table["frequency"] > 0.5
-    table["reason"] = [_null_reason(row, resamples) for _, row in table.iterrows()]
+    table["reason"] = [_null_reason(row, resamples) for _, row in _rows(table)]
     return table, chosen
 
 
-def _null_reason(row: pd.Series, resamples: int) -> str:
+def _null_reason(row: dict[str, Any], resamples: int) -> str:
     times = round(row["frequency"] * resamples)
     what = "worth more than" if row["kept"] else "worth no more than"
     worth, chance = show_number(row["importance"], 3), show_number(row["null"], 3)
@@ -198,7 +203,7 @@ def _sizes(columns: int) -> list[int]:
 
 
 def _eliminate(
-    known: pd.DataFrame,
+    known: Any,  # rows to fit on
     held: pd.DataFrame,
     profile: Mapping[str, Any],
     settings: Mapping[str, Any],
@@ -238,11 +243,11 @@ def _by_elimination(
     kept = set(table.sort_values(["importance", "frequency"], ascending=False, kind="stable").index[:size])
     table["kept"] = [name in kept for name in table.index]
     enough = f"{count(size, 'column')} do as well as {sizes[best]}, up to one standard error"
-    table["reason"] = [_order_reason(row, enough, len(runs)) for _, row in table.iterrows()]
+    table["reason"] = [_order_reason(row, enough, len(runs)) for _, row in _rows(table)]
     return table, chosen
 
 
-def _order_reason(row: pd.Series, enough: str, folds: int) -> str:
+def _order_reason(row: dict[str, Any], enough: str, folds: int) -> str:
     times = round(row["frequency"] * folds)
     return f"{enough}; {'is' if row['kept'] else 'is not'} among them: left over in {times} of {folds} folds"
 
@@ -278,7 +283,7 @@ def select_features(
         table, chosen = _against_null(rows, profile, asked, resamples, draws, random)
     else:
         table, chosen = _by_elimination(rows, profile, asked, random, seed)
-    if not table["kept"].any():
+    if not bool(np.any(table["kept"].to_numpy())):
         notes.append("No column is worth more than chance: all are kept, and a model will learn little from them.")
         table = table.assign(kept=True)
     return Selection(table, stability_index(chosen), METHODS[method], notes)

@@ -76,78 +76,6 @@ def overlay_svg(
 ) -> str:
     "The curves of several runs as one SVG"
     shown = dict(list(curves.items())[: len(COLOURS)])
-    steps = [step for curve in shown.values() for step in curve.steps]
-    values = [value for curve in shown.values() for value in curve.values]
-    height = HEIGHT + 18 * len(shown)
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
-    text = html.escape(title)
-    head += f'role="img" aria-label="{text}" font-family="sans-serif" font-size="12">'
-    if not steps:
-        return f'{head}<text x="8" y="20">{text}: no run has it</text></svg>'
-    across, up = _scale(steps, LEFT, WIDTH - 12), _scale(values, HEIGHT - BOTTOM, 24)
-    lines = [_line(number, run, curve, across, up) for number, (run, curve) in enumerate(shown.items())]
-    back = f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>'
-    return f"{head}{back}{_axes(text, steps, values)}{''.join(lines)}</svg>"
-
-
-def _axes(text: str, steps: Sequence[float], values: Sequence[float]) -> str:
-    bottom = HEIGHT - BOTTOM
-    marks = [(LEFT - 6, 28, "end", max(values)), (LEFT - 6, bottom, "end", min(values))]
-    marks += [(LEFT, bottom + 16, "start", min(steps)), (WIDTH - 12, bottom + 16, "end", max(steps))]
-    words = "".join(f'<text x="{x}" y="{y}" text-anchor="{a}" fill="#57606a">{v:.4g}</text>' for x, y, a, v in marks)
-    frame = f'<path d="M{LEFT} 20V{bottom}H{WIDTH - 12}" fill="none" stroke="#8c959f"/>'
-    return f'<text x="{LEFT}" y="14" font-weight="600">{text}</text>{frame}{words}'
-
-
-def _line(number: int, run: str, curve: Curve, across: Any, up: Any) -> str:
-    xs, ys = thinned(curve.steps, 160), thinned(curve.values, 160)
-    points = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in zip(xs, ys, strict=True))
-    style = f'fill="none" stroke="{COLOURS[number]}" stroke-width="1.8" stroke-dasharray="{DASHES[number]}"'
-    y = HEIGHT + 18 * number + 8
-    key = f'<path d="M{LEFT} {y}h32" {style}/>'
-    words = html.escape(f"{run}: best {best_words(curve)}")
-    if len(xs) == 1:
-        points = f"{points} {across(xs[0]) + 3:.1f},{up(ys[0]):.1f}"
-    return f'<polyline points="{points}" {style}/>{key}<text x="{LEFT + 40}" y="{y + 4}">{words}</text>'
-
-
-class Overlay:
-    "Curves of several runs in one picture"
-
-    def __init__(self, title: str, curves: Mapping[str, Curve]):
-        self.title, self.curves = title, dict(curves)
-
-    def svg(self) -> str:
-        "The picture"
-        return overlay_svg(self.title, self.curves)
-
-    def __repr__(self) -> str:
-        width = max(map(len, self.curves), default=0)
-        lines = [f"{run:<{width}}  {Cell(curve)}" for run, curve in self.curves.items()]
-        return "\n".join([self.title, *(lines or ["no run has it"])])
-
-    def _repr_html_(self) -> str:
-        data = b64encode(self.svg().encode()).decode()
-        return f'<img alt="{html.escape(repr(self))}" src="data:image/svg+xml;base64,{data}">'
-
-# %% ../../nbs/40_track/20_overlay.ipynb #bb48f42c
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#8b5a2b")
-DASHES = ("", "6 3", "2 2", "8 3 2 3", "", "6 3", "2 2", "8 3 2 3")
-WIDTH, HEIGHT, LEFT, BOTTOM = 640, 240, 56, 24
-
-
-def _scale(values: Sequence[float], start: float, end: float) -> Any:
-    low, high = min(values), max(values)
-    span = (high - low) or 1.0
-    return lambda value: start + (value - low) / span * (end - start)
-
-
-def overlay_svg(
-    title: str,
-    curves: Mapping[str, Curve],  # by run, the best first
-) -> str:
-    "The curves of several runs as one SVG"
-    shown = dict(list(curves.items())[: len(COLOURS)])
     steps = [step for curve in shown.values() for step in curve.places]
     values = [value for curve in shown.values() for value in curve.values]
     height = HEIGHT + 18 * len(shown)
@@ -176,9 +104,8 @@ def _line(number: int, run: str, curve: Curve, across: Any, up: Any) -> str:
     points = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in zip(xs, ys, strict=True))
     style = f'fill="none" stroke="{COLOURS[number]}" stroke-width="1.8" stroke-dasharray="{DASHES[number]}"'
     y = HEIGHT + 18 * number + 8
-    value, step = curve.best(smaller_is_better(curve.name))
     key = f'<path d="M{LEFT} {y}h32" {style}/>'
-    words = html.escape(f"{run}: best {show_number(value, 4)} at {step:g}")
+    words = html.escape(f"{run}: best {best_words(curve)}")
     if len(xs) == 1:
         points = f"{points} {across(xs[0]) + 3:.1f},{up(ys[0]):.1f}"
     return f'<polyline points="{points}" {style}/>{key}<text x="{LEFT + 40}" y="{y + 4}">{words}</text>'
@@ -196,7 +123,7 @@ class Overlay:
 
     def __repr__(self) -> str:
         width = max(map(len, self.curves), default=0)
-        lines = [f"{run:<{width}}  {curve_text(curve)}" for run, curve in self.curves.items()]
+        lines = [f"{run:<{width}}  {Cell(curve)}" for run, curve in self.curves.items()]
         return "\n".join([self.title, *(lines or ["no run has it"])])
 
     def _repr_html_(self) -> str:
