@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from mlops_nb.notebook.parameters import LogRange, Path, Pattern, Range, Secret, Source
     from mlops_nb.notebook.redact import secret
     from mlops_nb.registry.versions import models
+    from mlops_nb.track.annotate import note_run, star_run, tag_run
+    from mlops_nb.track.board import leaderboard
+    from mlops_nb.track.compare import compare
     from mlops_nb.track.curves import curves
-    from mlops_nb.track.tables import leaderboard, runs
+    from mlops_nb.track.lineage import lineage
+    from mlops_nb.track.tables import runs
 
 __all__ = [  # the type checker wants the names as text; a test compares them with PUBLIC
     "Figure",
@@ -36,16 +40,21 @@ __all__ = [  # the type checker wants the names as text; a test compares them wi
     "Secret",
     "Source",
     "Table",
+    "compare",
     "curves",
     "flow",
     "leaderboard",
+    "lineage",
     "log",
     "log_fit",
     "log_trial",
     "models",
     "note",
+    "note_run",
     "runs",
     "secret",
+    "star_run",
+    "tag_run",
 ]
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from ..core.ledger.curves import Curve
 from ..data.show import show_number
 from .board import Board
-from .overlay import Cell, best_words, thinned
 from .importance import Importance
+from .overlay import Cell, best_words, thinned
 from .tables import cell_text, is_right, smaller_is_better
 
 # %% ../../nbs/40_track/23_board_page.ipynb #7dfa96d9
