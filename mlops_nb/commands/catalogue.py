@@ -95,7 +95,6 @@ SEARCH = Command(
             "search this parameter, or 'train.*'; repeat for more; else those of the steps that give a model",
             "STEP.NAME",
             many=True,
-            complete="parameter",
         ),
         Option(("--space",), "search what a W&B sweep's YAML file says", "FILE", complete="file"),
         *RANGE[:2],
