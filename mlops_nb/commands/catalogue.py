@@ -105,8 +105,8 @@ SEARCH = Command(
         *RUN.options[-3:],
     ),
     (
-        ("mlops-nb search tabular --metric evaluate.roc_auc", "what the annotations of 'train' allow, 50 trials"),
-        ("mlops-nb search tabular --metric evaluate.roc_auc --over 'train.*' -j 2 --budget 10m", "two at a time"),
+        ("mlops-nb search tabular --metric evaluate.roc_auc", "what train's annotations allow"),
+        ("mlops-nb search tabular --metric evaluate.roc_auc -j 2 --budget 10m", "two at a time, for ten minutes"),
         ("mlops-nb search tabular --metric evaluate.roc_auc -p train.model=forest", "with one algorithm"),
         ("mlops-nb search tabular --space sweep.yaml", "a sweep's file, unchanged"),
     ),

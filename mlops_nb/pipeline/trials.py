@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIRST', 'Result', 'looked_at', 'on_curve', 'Going', 'Trials']
 
-# %% ../../nbs/30_pipeline/24_trials.ipynb #f4d431c1
+# %% ../../nbs/30_pipeline/24_trials.ipynb #8b6dfc3b
 import math
 import statistics
 import time
@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 from ..core.errors import Interrupted, StepFailed, UsageError
 from .attempt import read_points
-from .plan import Plan
+from .plan import Plan, Supply
 from .reporter import Reporter
 from .study import Asked, OpenStudy, Trial, best_of
 from .wanted import Wanted, absent_metric, trial_plan
-from .work import Run, Supply
+from .work import Run
 
 # %% ../../nbs/30_pipeline/24_trials.ipynb #25db558e
 def looked_at(step: int) -> bool:
