@@ -123,7 +123,6 @@ SEARCH = Command(
             "search this parameter, or 'train.*'; repeat for more; else those of the steps that give a model",
             "STEP.NAME",
             many=True,
-            complete="parameter",
         ),
         Option(("--space",), "search what a W&B sweep's YAML file says", "FILE", complete="file"),
         *RANGE[:2],
@@ -134,8 +133,8 @@ SEARCH = Command(
         *RUN.options[-3:],
     ),
     (
-        ("mlops-nb search tabular --metric evaluate.roc_auc", "what the annotations of 'train' allow, 50 trials"),
-        ("mlops-nb search tabular --metric evaluate.roc_auc --over 'train.*' -j 2 --budget 10m", "two at a time"),
+        ("mlops-nb search tabular --metric evaluate.roc_auc", "what train's annotations allow"),
+        ("mlops-nb search tabular --metric evaluate.roc_auc -j 2 --budget 10m", "two at a time, for ten minutes"),
         ("mlops-nb search tabular --metric evaluate.roc_auc -p train.model=forest", "with one algorithm"),
         ("mlops-nb search tabular --space sweep.yaml", "a sweep's file, unchanged"),
     ),

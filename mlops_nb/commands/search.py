@@ -81,7 +81,7 @@ def _pruning(values: Any, wanted: Any) -> tuple[str | None, bool]:
         raise UsageError(f"--prune-on {name} names no curve of a trial.", hint, value=name)
     return name, bool(name) and name != wanted.metric and smaller_is_better(str(name)) != wanted.minimize
 
-# %% ../../nbs/95_cli/12_search.ipynb #9dbbdf72
+# %% ../../nbs/95_cli/12_search.ipynb #f6fc317f
 METHODS = {"bayes": "bayes (Optuna's TPE)", "random": "random", "grid": "grid"}
 
 
@@ -95,13 +95,21 @@ def _text(value: Any) -> str:
 
 def tell_search(screen: Terminal, wanted: Any, jobs: int, budget: float | None) -> None:
     "What is about to be searched"
+    better = "less" if wanted.minimize else "more"
+    _line(screen, "search", f"{wanted.pipeline.name} by {wanted.metric}, {better} is better")
+    _tell_space(screen, wanted)
+    stays = [*(f"{name}={_text(value)}" for name, value in wanted.stays.items()), "all else as in the notebooks"]
+    _line(screen, "stays", ", ".join(stays))
+    _tell_steps(screen, wanted)
+    limits = [counted(wanted.trials, "trial")] if wanted.trials else []
+    limits += [f"begun within {duration(budget)}"] if budget else []
+    _line(screen, "method", f"{METHODS[wanted.method]}, {', '.join(limits) or 'all combinations'}, {jobs} at a time")
+    screen.line()
+
+
+def _tell_space(screen: Terminal, wanted: Any) -> None:
     from mlops_nb.pipeline.space import combinations
 
-    _line(
-        screen,
-        "search",
-        f"{wanted.pipeline.name} by {wanted.metric}, {'less' if wanted.minimize else 'more'} is better",
-    )
     width, defaults = max((len(one.name) for one in wanted.space), default=0), wanted.defaults
     for place, one in enumerate(wanted.space):
         told = f"{one} (default {_text(defaults[one.name])})"
@@ -111,14 +119,6 @@ def tell_search(screen: Terminal, wanted: Any, jobs: int, budget: float | None) 
         _line(screen, "over", "nothing: every parameter has one value, so there is one trial")
     elif everything is not None:
         _line(screen, "", counted(len(everything), "combination"))
-    names = {name: wanted.values[name.split(".")[0]][name.split(".")[1]] for name in wanted.fixed if "." in name}
-    stays = ", ".join(f"{name}={_text(value)}" for name, value in names.items())
-    _line(screen, "stays", f"{stays + ', and ' if stays else ''}all else as the notebooks have it, seeds and data too")
-    _tell_steps(screen, wanted)
-    limits = [counted(wanted.trials, "trial")] if wanted.trials else []
-    limits += [f"trials begin for {duration(budget)}"] if budget else []
-    _line(screen, "method", f"{METHODS[wanted.method]}, {', '.join(limits) or 'all of them'}, {jobs} at a time")
-    screen.line()
 
 
 def _tell_steps(screen: Terminal, wanted: Any) -> None:
@@ -185,7 +185,7 @@ def told(parameters: Mapping[str, Any]) -> str:
     shown = {name: f"{value:.4g}" if isinstance(value, float) else _text(value) for name, value in parameters.items()}
     return " ".join(f"{name if len(steps) > 1 else name.partition('.')[2]}={text}" for name, text in shown.items())
 
-# %% ../../nbs/95_cli/12_search.ipynb #1f50b447
+# %% ../../nbs/95_cli/12_search.ipynb #947d3a0e
 def search(values: Any, screen: Terminal) -> Answer:
     "`mlops-nb search PIPELINE`"
     from mlops_nb.pipeline.search import run_search
@@ -258,6 +258,5 @@ def compared(document: Mapping[str, Any]) -> str:
 
 def run_command(parameters: Mapping[str, Any], wanted: Any) -> str:
     "How to run the pipeline as the best trial did, with the steps after it: numbers in full, for results are reused"
-    fixed = {name: wanted.values[name.split(".")[0]][name.split(".")[1]] for name in wanted.fixed if "." in name}
-    words = [f"{name}={_text(value)}" for name, value in {**fixed, **parameters}.items()]
+    words = [f"{name}={_text(value)}" for name, value in {**wanted.stays, **parameters}.items()]
     return shlex.join(["mlops-nb", "run", wanted.pipeline.name, *(part for word in words for part in ("-p", word))])

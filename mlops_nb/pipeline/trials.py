@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIRST', 'Result', 'looked_at', 'on_curve', 'Going', 'Trials']
 
-# %% ../../nbs/30_pipeline/24_trials.ipynb #f4d431c1
+# %% ../../nbs/30_pipeline/24_trials.ipynb #8b6dfc3b
 import math
 import statistics
 import time
@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 from ..core.errors import Interrupted, StepFailed, UsageError
 from .attempt import read_points
-from .plan import Plan
+from .plan import Plan, Supply
 from .reporter import Reporter
 from .study import Asked, OpenStudy, Trial, best_of
 from .wanted import Wanted, absent_metric, trial_plan
-from .work import Run, Supply
+from .work import Run
 
 # %% ../../nbs/30_pipeline/24_trials.ipynb #25db558e
 def looked_at(step: int) -> bool:
@@ -35,7 +35,7 @@ def on_curve(
     places = [(place if one["step"] is None else one["step"], one["values"][name]) for place, one in enumerate(found)]
     return [(step, value) for step, value in places if step >= 0 and looked_at(step)]
 
-# %% ../../nbs/30_pipeline/24_trials.ipynb #1c8cc8ab
+# %% ../../nbs/30_pipeline/24_trials.ipynb #11afd736
 FIRST = 3  # trials that fail before any was good: it is not the parameters
 
 
@@ -189,7 +189,7 @@ class Trials(Supply):
         facts = {"trial": place, "of": self.wanted.trials, "run": child.id, "parameters": going.asked.assignment}
         facts |= {"value": value, "state": state, "seconds": round(self.took[-1], 3), "left": self._left(len(ended))}
         failure = f"{error['type']}: {error['message'].splitlines()[0]}" if error else None
-        why = self.pruned.get(child.plan.number) or failure
+        why = self.pruned[child.plan.number] if state == "pruned" else failure
         return facts | {"why": why, "best": best and _brief(best, places[best.number])}
 
     def _left(self, ended: int) -> float | None:

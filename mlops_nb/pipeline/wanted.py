@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['known_metrics', 'metric_name', 'absent_metric', 'Wanted', 'what_is_wanted', 'parent_plan', 'trial_plan']
 
-# %% ../../nbs/30_pipeline/23_wanted.ipynb #5b65abcb
+# %% ../../nbs/30_pipeline/23_wanted.ipynb #7bc0fa9e
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from ..core.ledger import Ledger
 from ..core.ledger.database import from_text
 from ..core.settings import Settings
 from .fingerprint import Fingerprints, key_of
-from .graph import Pipeline, load_pipeline
+from .graph import Pipeline
 from .parameters import owner_of, resolve_parameters
 from .plan import Decision, Plan, Planner, decide_all
 from .space import Dimension, check_reach, searched
@@ -79,7 +79,7 @@ def _check_metric(
     if names and same and metric not in names:
         raise absent_metric(metric, names)
 
-# %% ../../nbs/30_pipeline/23_wanted.ipynb #5c60876a
+# %% ../../nbs/30_pipeline/23_wanted.ipynb #c3e05da5
 class Wanted(NamedTuple):
     "A search, before it begins"
 
@@ -116,6 +116,12 @@ class Wanted(NamedTuple):
         "The steps that no searched parameter can change"
         names, alone = self.names, {self.step} if not self.space else set()
         return [step for step in self.steps if not names[step] and step not in alone]
+
+    @property
+    def stays(self) -> dict[str, Any]:
+        "The parameters that were set, with their effective values"
+        places = {name: name.split(".", 1) for name in self.fixed}
+        return {name: self.values[step][own] for name, (step, own) in places.items()}
 
     @property
     def defaults(self) -> dict[str, Any]:
