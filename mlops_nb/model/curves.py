@@ -116,7 +116,7 @@ def learning_curve(
     "Scores by the number of rows that were learned from"
     measure, rows, folds = _prepared(model, train, metric, by, groups, seed)
     smallest = min(len(fitted) for fitted, _ in folds)
-    counts = [max(FEWEST, round(share * smallest)) for share in SHARES if max(FEWEST, share * smallest) <= smallest]
+    counts = sorted({min(smallest, max(FEWEST, round(share * smallest))) for share in SHARES})
     found = np.empty((len(counts), len(folds), 2))
     with reproducible_threads(0):
         for column, (fitted, held) in enumerate(folds):

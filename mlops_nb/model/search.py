@@ -259,7 +259,7 @@ def search_settings(
     searcher = _Searcher(scorer, strongest_numbers(rows, profile), seed)
     found = Search(measure, [], 0.0, budget, len(rows))
     try:
-        while clock.left() > 0 and len(found.trials) < (trials or float("inf")):
+        while (not found.trials or clock.left() > 0) and len(found.trials) < (trials or float("inf")):
             found.trials.append(searcher.next())
             if report and np.isfinite(found.trials[-1].score):
                 report(found.trials[-1], found.best)
