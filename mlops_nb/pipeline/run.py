@@ -20,13 +20,12 @@ from ..core.registry import hooks
 from ..core.settings import Settings
 from .attempt import Outcome, available_cores, clean_logs
 from .documents import RunResult
-from .plan import Origin, Plan, make_plan, read_needs
+from .plan import Origin, Plan, Supply, make_plan, read_needs
 from .reporter import Reporter
 from .slots import Heard
 from mlops_nb.pipeline.work import (
     Run,
     Shared,
-    Supply,
     begin,
     begin_work,
     close,

@@ -17,8 +17,8 @@ from ..core.files import atomic_write, read_json
 from ..core.hashing import canonical_json
 from ..core.settings import Settings, load_settings
 from ..data.show import show_number
-from .overlay import Cell, Overlay
 from .importance import Importance, importance_words, importances
+from .overlay import Cell, Overlay
 from mlops_nb.track.tables import (
     NOTHING,
     RunTable,
