@@ -6,9 +6,11 @@
 __all__ = ['PAGE', 'listed', 'check_pipeline', 'leaderboard']
 
 # %% ../../nbs/95_cli/26_leaderboard.ipynb #a1aee801
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from .terminal import Answer, Terminal
 from ..core.errors import UsageError
@@ -87,9 +89,11 @@ def _tell(screen: Terminal, table: Any, path: Path | None) -> None:
 def _write(settings: Settings, table: Any, name: str | None) -> Path:
     "Write the page; where it is"
     path = Path(name).absolute() if name else settings.workspace.path / "leaderboard.html"
+    reports = settings.workspace.path / "reports"
+    written = {file.stem: quote(os.path.relpath(file, path.parent)) for file in sorted(reports.glob("*.html"))}
     with storage_errors(path):
         make_folder(path.parent)
-        atomic_write(path, table.page())
+        atomic_write(path, table.page(written))
     return path
 
 

@@ -191,11 +191,14 @@ class Board(RunTable):
         "How much each parameter that differs explains of the order, of all runs that were read"
         return self.sources.importance
 
-    def page(self) -> str:
+    def page(
+        self,
+        reports: Mapping[str, str] | None = None,  # run -> where its report is, from the page
+    ) -> str:
         "All runs that were read as one HTML file that needs nothing else"
         from mlops_nb.track.board_page import board_page
 
-        return board_page(self)
+        return board_page(self, reports or {})
 
 # %% ../../nbs/40_track/22_board.ipynb #02754f33
 def group_table(sources: Sources, by: Sequence[str]) -> RunTable:

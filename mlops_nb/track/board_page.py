@@ -71,11 +71,13 @@ def small_curve(curve: Curve) -> str:
     return f'<svg class="s" viewBox="0 0 84 18" aria-hidden="true"><polyline points="{points}"/></svg>'
 
 
-def _cell(column: str, value: Any, run: Mapping[str, Any], right: bool) -> str:
+def _cell(column: str, value: Any, run: Mapping[str, Any], right: bool, reports: Mapping[str, str]) -> str:
     if isinstance(value, Cell):
         best, _ = value.curve.best(smaller_is_better(column))
         return f'<td data-v="{best!r}">{small_curve(value.curve)} {best_words(value.curve)}</td>'
     text = html.escape(cell_text(value))
+    if column == "run" and run["run"] in reports:
+        return f'<td class="c"><a href="{html.escape(reports[run["run"]])}">{text}</a></td>'
     if column == "state":
         return f'<td class="{CLASSES.get(run["status"], "bad")}">{text}</td>'
     raw = {"took": run.get("seconds"), "CPU": (run.get("costs") or {}).get("cpu_seconds")}.get(column)
@@ -84,13 +86,13 @@ def _cell(column: str, value: Any, run: Mapping[str, Any], right: bool) -> str:
     return f"<td{kind}{sorted_by}>{text}</td>"
 
 # %% ../../nbs/40_track/23_board_page.ipynb #678b80e5
-def _table(board: Board) -> str:
+def _table(board: Board, reports: Mapping[str, str]) -> str:
     "All runs"
     columns = board.columns
     right = {column: is_right(board, column) for column in columns}
     heads = "".join(f'<th scope="col"{" class=r" if right[c] else ""}>{html.escape(c)}</th>' for c in columns)
     rows = "".join(
-        "<tr>" + "".join([_cell(column, row[column], run, right[column]) for column in columns]) + "</tr>\n"
+        "<tr>" + "".join([_cell(column, row[column], run, right[column], reports) for column in columns]) + "</tr>\n"
         for row, run in zip(board.rows, board.runs, strict=True)
     )
     return f'<div class="box"><table id="runs"><thead><tr>{heads}</tr></thead><tbody>\n{rows}</tbody></table></div>'
@@ -120,7 +122,10 @@ def _how(one: Importance) -> str:
 MOST = 3  # curves that are drawn
 
 
-def board_page(board: Board) -> str:
+def board_page(
+    board: Board,
+    reports: Mapping[str, str],  # run -> where its report is, from the page
+) -> str:
     "The whole page"
     sources = board.sources
     full = Board(sources, board.chosen, len(sources.runs) or 1)
@@ -141,5 +146,5 @@ def board_page(board: Board) -> str:
     bars = _bars(board.importance(), sources.metric or "")
     about += ' <a href="#why">What explains the order</a>.' if bars else ""
     about += ' <a href="#curves">Curves overlaid</a>.' if curves else ""
-    body = f"<h1>{title}</h1><p>{about}</p>{tools}{_table(full)}{bars}{curves}"
+    body = f"<h1>{title}</h1><p>{about}</p>{tools}{_table(full, reports)}{bars}{curves}"
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}<script>{SCRIPT}</script></body></html>'
