@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mlops_nb.pipeline.underway import Run
+
 from mlops_nb.core.ledger import Ledger
 from mlops_nb.core.locks import using
 from mlops_nb.core.settings import Settings, load_settings
@@ -29,7 +31,6 @@ from mlops_nb.pipeline.reporter import Reporter
 from mlops_nb.pipeline.run import run_plan
 from mlops_nb.pipeline.search import run_search
 from mlops_nb.pipeline.wanted import Wanted, parent_plan, trial_plan, what_is_wanted
-from mlops_nb.pipeline.work import Run
 
 LIMIT = 0.050  # seconds that Optuna may add to a trial
 IMPORTS = "from typing import Annotated, Literal\nfrom mlops_nb import Json, LogRange, Metrics, Range, flow"

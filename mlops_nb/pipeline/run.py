@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+from .underway import Run, Shared
+
 from ..core.errors import Interrupted, MlopsError, StepFailed, StorageError
 from ..core.files import storage_error
 from ..core.ledger import Ledger
@@ -24,8 +26,6 @@ from .plan import Origin, Plan, Supply, make_plan, read_needs
 from .reporter import Reporter
 from .slots import Heard
 from mlops_nb.pipeline.work import (
-    Run,
-    Shared,
     begin,
     begin_work,
     close,

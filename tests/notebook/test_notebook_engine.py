@@ -60,7 +60,10 @@ def left_kernels(seconds=10):
     """Commands of kernels below this process that do not end soon; each leads a session, as no template does."""
     spares.close()
     below = [child for child in psutil.Process().children(recursive=True) if leads_a_session(child)]
-    kernels = [child for child in below if "fork.server" not in " ".join(child.cmdline())]
+    commands = {child: " ".join(child.cmdline()) for child in below}  # others are servers of models
+    kernels = [
+        child for child, words in commands.items() if "mlops_nb.notebook" in words and "fork.server" not in words
+    ]
     return [child.cmdline() for child in psutil.wait_procs(kernels, timeout=seconds)[1]]
 
 

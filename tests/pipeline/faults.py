@@ -29,6 +29,7 @@ from support import fill
 
 from mlops_nb.core.ledger import Ledger
 from mlops_nb.core.settings import load_settings
+from mlops_nb.notebook.fork.ahead import WAITS
 from mlops_nb.notebook.fork.executor import ask_server
 
 PIPELINE = "churn"
@@ -109,16 +110,17 @@ class Found:
     """A process of the engine."""
 
     pid: int
-    kind: str  # 'server', 'worker', 'template', 'prepared' or 'kernel'
+    kind: str  # 'server', 'worker', 'template', 'prepared', 'kernel', or 'waiting' to be one
 
 
-def _process(entry: Path) -> tuple[int, int, bytes, bytes, int] | None:
+def _process(entry: Path) -> tuple[int, int, bytes, bytes, bool, int] | None:
     try:
-        state, parent, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+        name, _, rest = (entry / "stat").read_text().rpartition(")")
+        state, parent, _, session = rest.split()[:4]
         if state in "ZX":
             return None
         command, environment = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
-        return int(entry.name), int(parent), command, environment, int(session)
+        return int(entry.name), int(parent), command, environment, name.endswith(f"({WAITS}"), int(session)
     except (OSError, ValueError):  # gone meanwhile, or not ours
         return None
 
@@ -131,8 +133,10 @@ def engine_processes(runtime: Path) -> list[Found]:
     servers = {one[0] for one in ours if b"fork.server" in one[2]}
     templates = {one[0] for one in ours if b"fork.template" in one[2]}
     found = []
-    for pid, parent, *_, session in ours:
-        if pid in servers:
+    for pid, parent, _, _, waiting, session in ours:
+        if waiting:
+            found.append(Found(pid, "waiting"))
+        elif pid in servers:
             found.append(Found(pid, "server" if session == pid else "worker"))
         elif session == pid:
             found.append(Found(pid, "kernel"))
@@ -523,6 +527,7 @@ KILLS: dict[str, Injector] = {
     "kill the server": _kill_some("server"),
     "kill a worker": _kill_some("worker"),
     "kill a kernel": _kill_some("kernel"),
+    "kill what was forked ahead": _kill_some("waiting"),
     "kill the template": _kill_some("template"),
     "kill a prepared template": _kill_some("prepared", "template"),
     "kill one of two runs": _several(2, kill=True),

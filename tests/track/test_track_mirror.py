@@ -91,10 +91,10 @@ def end(settings, run, status="ok"):
     mirror.run_finished({**run, "status": status}, settings)
 
 
-def new_project(folder, mode="offline"):
+def new_project(folder, mode="offline", more=""):
     """A project with settings and nothing else."""
     (folder / "churn").mkdir(parents=True)
-    (folder / "churn" / "settings.ini").write_text(f"[package]\nname = churn\n[tracking]\nmode = {mode}\n")
+    (folder / "churn" / "settings.ini").write_text(f"[package]\nname = churn\n[tracking]\nmode = {mode}\n{more}")
     return load_settings(folder / "churn", {})
 
 

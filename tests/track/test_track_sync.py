@@ -27,6 +27,8 @@ from mlops_nb.track.transaction_log import contents, run_file
 
 FIRST, SECOND = "20261101-120000-aaaa", "20261101-120100-bbbb"
 POINTS = 20
+EVERYTHING = "share = metrics, parameters, reports, tables, models, files\n"
+ROWS = POINTS + 1  # metrics and pages stand behind the curve
 OTHER_PYTHON = os.environ.get("MLOPS_NB_TEST_WANDB_PYTHON")  # one with another version of wandb
 REAL_KEY = os.environ.get("MLOPS_NB_TEST_WANDB_KEY")  # of a test account at W&B
 
@@ -34,7 +36,7 @@ REAL_KEY = os.environ.get("MLOPS_NB_TEST_WANDB_KEY")  # of a test account at W&B
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     """Two runs as the mirror leaves them: the second takes its rows from the first, and its last step failed."""
-    settings = new_project(tmp_path_factory.mktemp("sync"))
+    settings = new_project(tmp_path_factory.mktemp("sync"), more=EVERYTHING)
     first = begin(settings, FIRST)
     ingest = commit(settings, FIRST, "ingest", gives={"rows": ("Json", b"[1, 2]")})
     mirror.step_committed(first, ingest, settings)
@@ -115,7 +117,7 @@ def test_everything_arrives_in_order_of_lineage_and_is_verified(settings, wandb)
     assert wandb.used(f"{SECOND}-evaluate") == ["tabular-train-model"]
     assert (wandb.run(f"{FIRST}-train").state, wandb.run(f"{SECOND}-evaluate").state) == ("finished", "failed")
     train = wandb.run(f"{FIRST}-train")
-    assert [row["_step"] for row in train.history] == list(range(POINTS))
+    assert [row["_step"] for row in train.history] == list(range(ROWS))
     assert train.summary["auc"] == 0.9 and train.fields["groupName"] == FIRST
     assert "program" not in train.fields and "host" not in train.fields, "the service was told about this machine"
     assert any(name.startswith("media/html/notebook") for name in train.files)
@@ -150,7 +152,7 @@ def test_an_artifact_and_an_edge_that_were_acknowledged_and_lost_are_sent_again(
     assert document["counts"] == {"verified": 5, "pending": 0, "failed": 0}
     attempts = {f"{row['run'][-4:]}/{row['step']}": row["attempts"] for row in Ledger.open(settings).deliveries()}
     assert attempts["aaaa/train"] == 2 and attempts["aaaa/ingest"] == 1
-    assert len(wandb.run(f"{FIRST}-train").history) == POINTS, "the curve is there twice"
+    assert len(wandb.run(f"{FIRST}-train").history) == ROWS, "the curve is there twice"
     assert wandb.used(f"{FIRST}-train") == ["tabular-ingest-rows"]
 
 
@@ -219,7 +221,7 @@ def test_no_key_says_what_to_do(settings):
 def test_passing_trouble_passes(settings, wandb, hasty, faults):
     wandb.faults = faults
     assert sync(settings, [FIRST])["counts"] == {"verified": 2, "pending": 0, "failed": 0}
-    assert len(wandb.run(f"{FIRST}-train").history) == POINTS
+    assert len(wandb.run(f"{FIRST}-train").history) == ROWS
 
 
 def test_lasting_trouble_leaves_everything_pending(settings, wandb, hasty):
@@ -259,7 +261,7 @@ def test_a_server_that_goes_down_half_way_leaves_the_rest_pending(settings, wand
     with Service(wandb.server.server_port) as back:
         back.runs, back.artifacts, back.uses = wandb.runs, wandb.artifacts, wandb.uses
         assert sync(settings, [FIRST])["counts"]["verified"] == 2
-        assert len(back.run(f"{FIRST}-train").history) == POINTS and back.unknown == []
+        assert len(back.run(f"{FIRST}-train").history) == ROWS and back.unknown == []
 
 
 def test_a_slow_server_is_waited_for_and_a_client_that_hangs_is_ended(settings, wandb, hasty, monkeypatch):
@@ -291,7 +293,7 @@ def test_a_sync_that_is_killed_is_taken_up_by_the_next(settings, wandb, point):
     done = command(settings, FIRST, "--json")
     assert json.loads(done.stdout)["counts"]["verified"] == 2
     train = wandb.run(f"{FIRST}-train")
-    assert len(train.history) == POINTS and wandb.used(train.name) == ["tabular-ingest-rows"]
+    assert len(train.history) == ROWS and wandb.used(train.name) == ["tabular-ingest-rows"]
     if point != "before-upload":
         assert wandb.operations.count("UpsertBucket") == sent, "what had arrived was sent again"
 
@@ -453,7 +455,7 @@ def test_another_version_of_wandb_delivers_the_same(settings, wandb, hasty, monk
     monkeypatch.setattr(sys, "executable", OTHER_PYTHON)
     wandb.lose, wandb.lose_edges = {"tabular-train-model": 1}, 1
     assert sync(settings)["counts"]["verified"] == 5
-    assert len(wandb.run(f"{FIRST}-train").history) == POINTS
+    assert len(wandb.run(f"{FIRST}-train").history) == ROWS
 
 
 @pytest.mark.skipif(not REAL_KEY, reason="MLOPS_NB_TEST_WANDB_KEY holds no key of a test account at W&B")
