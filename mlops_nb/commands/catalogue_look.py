@@ -62,7 +62,7 @@ TAG = Command(
     "mlops_nb.commands.runs:tag",
     (
         Argument("RUN", "a run's id, the beginning of one, or 'latest'", complete="run"),
-        Argument("+TAG|-TAG...", "changes"),
+        Argument("+TAG|-TAG", "changes", many=True),
     ),
     (),
     (
@@ -111,7 +111,7 @@ DELETE = Command(
     "Say which runs would go with their files, and delete them with --delete",
     "Runs",
     "mlops_nb.commands.runs:delete",
-    (Argument("RUN...", "ids, or the beginnings of ids", False, "run"),),
+    (Argument("RUN", "ids, or the beginnings of ids", False, "run", many=True),),
     (
         OF_PIPELINE,
         WHERE,
