@@ -20,8 +20,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mlops_nb.pipeline.underway import Run
-
 from mlops_nb.core.ledger import Ledger
 from mlops_nb.core.locks import using
 from mlops_nb.core.settings import Settings, load_settings
@@ -30,6 +28,7 @@ from mlops_nb.pipeline.plan import Plan, Supply
 from mlops_nb.pipeline.reporter import Reporter
 from mlops_nb.pipeline.run import run_plan
 from mlops_nb.pipeline.search import run_search
+from mlops_nb.pipeline.underway import Run
 from mlops_nb.pipeline.wanted import Wanted, parent_plan, trial_plan, what_is_wanted
 
 LIMIT = 0.050  # seconds that Optuna may add to a trial
