@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from .underway import Run, Shared
-
 from ..core.errors import Interrupted, MlopsError, StepFailed, StorageError
 from ..core.files import storage_error
 from ..core.ledger import Ledger
@@ -25,6 +23,7 @@ from .documents import RunResult
 from .plan import Origin, Plan, Supply, make_plan, read_needs
 from .reporter import Reporter
 from .slots import Heard
+from .underway import Run, Shared
 from mlops_nb.pipeline.work import (
     begin,
     begin_work,

@@ -12,13 +12,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .underway import Run
-
 from ..core.errors import Interrupted, StepFailed, UsageError
 from .attempt import read_points
 from .plan import Plan, Supply
 from .reporter import Reporter
 from .study import Asked, OpenStudy, Trial, best_of
+from .underway import Run
 from .wanted import Wanted, absent_metric, trial_plan
 
 # %% ../../nbs/30_pipeline/24_trials.ipynb #25db558e

@@ -10,8 +10,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .underway import Ended, Run, Taken, Working
-
 from ..core.errors import Interrupted, MlopsError, UsageError
 from ..core.faults import point
 from ..core.ledger.leases import Lease
@@ -26,6 +24,7 @@ from .reasons import explain
 from .record import keep_registry, keep_result, keep_run
 from .reporter import label
 from .slots import Tell
+from .underway import Ended, Run, Taken, Working
 
 # %% ../../nbs/30_pipeline/15_work.ipynb #b731ba73
 def _store_sources(run: Run) -> dict[str, str]:
