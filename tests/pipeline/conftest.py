@@ -4,14 +4,14 @@ import pytest
 from faults import bench
 
 from mlops_nb.core.registry import Hooks
-from mlops_nb.pipeline import run, work
+from mlops_nb.pipeline import run, underway
 
 
 @pytest.fixture(autouse=True)
 def listeners(monkeypatch):
     """A fresh set of hooks, with nobody listening."""
     fresh = Hooks()
-    for module in (run, work):
+    for module in (run, underway):
         monkeypatch.setattr(module, "hooks", fresh)
     return fresh
 
