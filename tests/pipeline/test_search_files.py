@@ -5,7 +5,7 @@ import random
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipeline_support import Project
 from search_support import IMPORTS, search, write_churn
@@ -138,6 +138,7 @@ WORDS = {"min": 0.5, "max": 3.0, "mu": 0.0, "sigma": 1.0, "a": 2.0, "b": 3.0, "q
 @pytest.mark.parametrize(
     "name", [name for name in DISTRIBUTIONS if name not in ("constant", "categorical", "categorical_w_probabilities")]
 )
+@settings(deadline=None)  # the first one imports SciPy
 @given(share=st.floats(0.001, 0.999))
 def test_every_distribution_gives_values_of_its_kind(name, share):
     dimension = dimension_from(Parameter("rate", "float", 0.1, step="train"), {"distribution": name, **WORDS})
