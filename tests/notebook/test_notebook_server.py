@@ -323,6 +323,14 @@ def test_its_log_tells_no_secrets(runtime, tmp_path, monkeypatch):
     assert logs and not [log for log in logs if "hunter-22-tiger" in log.read_text(errors="replace")]
 
 
+def test_what_is_forked_ahead_says_nothing(tmp_path, capfd):
+    with Executor(tmp_path, shared=False) as executor:
+        for _ in range(2):
+            assert step(executor, tmp_path, "1")[0] is None
+            time.sleep(0.5)  # the next worker and the next kernel practise
+    assert capfd.readouterr() == ("", "")
+
+
 def test_nothing_is_handed_over_after_an_interrupt(tmp_path):
     with Executor(tmp_path, shared=False) as executor:
         assert step(executor, tmp_path, "1")[0] is None

@@ -116,7 +116,7 @@ def practise(
 
     path = os.path.join(folder, "practice.ipynb")
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    cell = v4.new_code_cell("1", metadata={"tags": ["parameters"]})
+    cell = v4.new_code_cell("x = 0", metadata={"tags": ["parameters"]})
     write_notebook(v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel}), path)
     papermill.make_context("papermill", [path, path, "-p", "x", "1"])
     execute_notebook(path, path, {"x": 1}, prepare_only=True, progress_bar=False)
