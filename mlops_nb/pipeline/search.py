@@ -8,7 +8,8 @@ __all__ = ['opened', 'SearchResult', 'run_search', 'interval_of', 'search_docume
 # %% ../../nbs/30_pipeline/25_search.ipynb #1a463de5
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..core.errors import Busy
@@ -37,6 +38,14 @@ def opened(
         file, wish = folder.parent / "search.sqlite", (wanted.name, wanted.space, wanted.minimize, wanted.method)
         study = OpenStudy(file, *wish, **facts)
     lock = folder / f"{wanted.name}.lock"
+    with closing(study):
+        _close_lost(wanted, study, lock, reporter)
+        with FileLock(lock, shared=True):
+            yield study
+
+
+def _close_lost(wanted: Wanted, study: OpenStudy, lock: Path, reporter: Reporter) -> None:
+    "Close the trials of a search that was killed; of one that goes on, only those whose run is gone"
     try:
         with FileLock(lock, 0):
             lost = study.close_lost()
@@ -47,8 +56,6 @@ def opened(
     if lost:
         what = "A trial that was cut short is" if lost == 1 else f"{lost} trials that were cut short are"
         reporter.warning(f"{what} tried again: an earlier search was killed.")
-    with FileLock(lock, shared=True):
-        yield study
 
 # %% ../../nbs/30_pipeline/25_search.ipynb #31c0517a
 class SearchResult(NamedTuple):

@@ -123,6 +123,11 @@ class Study:
             self.study.sampler = _sampler(optuna, method, fresh)
             self.chance = random.Random(fresh)
 
+    def close(self) -> None:
+        "Let go of the file"
+        self.storage.remove_session()
+        self.storage.engine.dispose()
+
     @cached_property
     def distributions(self) -> dict[str, Any]:
         "The space in Optuna's terms"

@@ -2,12 +2,14 @@
 
 import json
 import os
+import subprocess
 
 import pytest
 from pipeline_support import Project
 from search_support import IMPORTS, LOSS, Heard, search, wanted, write_churn
+from support import memory_disk
 
-from mlops_nb.core.errors import UsageError
+from mlops_nb.core.errors import StorageError, UsageError
 
 
 @pytest.fixture
@@ -238,11 +240,13 @@ def test_importance_is_told_from_ten_trials_on(project):
     assert next(iter(search(project, trials=11).document["importance"])) == "train.rate"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_workspace_that_cannot_be_written_is_said(project):
-    project.workspace.mkdir()
-    project.workspace.chmod(0o500)
-    from mlops_nb.core.errors import StorageError
-
-    with pytest.raises(StorageError):
-        search(project)
+def test_a_read_only_disk_is_said_and_what_was_tried_is_kept(project, tmp_path):
+    with memory_disk(tmp_path / "disk", "8m") as disk:
+        project.file("settings.ini", f"[workspace]\npath = {disk}/workspace\n[tracking]\nmode = off\n")
+        search(project, trials=2)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(StorageError, match="read-only") as caught:
+            search(project, trials=4)
+        assert caught.value.hint
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        assert len(search(project, trials=4).document["trials"]) == 4, "the study goes on with the two from before"
