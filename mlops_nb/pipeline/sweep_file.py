@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ..core.errors import UsageError, did_you_mean
 from ..notebook.parameters import Parameter
 from .graph import Pipeline
-from .parameters import owner_of
+from .parameters import owner_of, yaml_file
 from .space import Dimension
 
 # %% ../../nbs/30_pipeline/21_sweep_file.ipynb #af6ef7e8
@@ -43,17 +43,9 @@ class SweepFile(NamedTuple):
 def _read(file: str) -> dict[str, Any]:
     import yaml
 
-    try:
-        with open(file, encoding="utf-8-sig") as stream:
-            found = yaml.safe_load(stream)
-    except OSError as error:
-        message = f"The space file {file} cannot be read: {error.strerror}."
-        raise UsageError(message, "Give the path of a sweep's YAML file: --space sweep.yaml.", value=file) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{file}, line {mark.line + 1}" if mark else file
-        why = getattr(error, "problem", None) or "it is no text"
-        raise UsageError(f"{place}: this is no YAML: {why}.", "Mend it, or see mlops-nb search -h.") from None
+    path, form = "Give the path of a sweep's YAML file: --space sweep.yaml.", "Mend it, or see mlops-nb search -h."
+    with yaml_file(file, "space file", path, form) as stream:
+        found = yaml.safe_load(stream)
     if not isinstance(found, dict):
         raise UsageError(
             f"{file} is no sweep file: it holds no names.", "Write `method:` and `parameters:`.", value=file
