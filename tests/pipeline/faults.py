@@ -268,6 +268,12 @@ class Bench:
         """Processes of these kinds, of any when none is named."""
         return [found.pid for found in engine_processes(self.place) if not kinds or found.kind in kinds]
 
+    def templates(self) -> set[int]:
+        """Templates that stay: what was just forked from one, or is about to be a kernel, looks like one for a moment."""
+        first = set(self.processes("template", "prepared"))
+        time.sleep(0.02)
+        return first & set(self.processes("template", "prepared"))
+
     def stop(self) -> None:
         """End the server; nothing may be left."""
         for path in self.place.glob("mlops-nb-*/*.sock"):
@@ -365,8 +371,10 @@ def _kill_some(*kinds: str) -> Injector:
         def disturb(runner: Runner) -> None:
             case.wait_a_moment()
             while runner.running():
-                if found := case.bench.processes(*kinds):
-                    before.update(case.bench.processes("template", "prepared"))
+                if case.bench.processes(*kinds):
+                    before.update(case.bench.templates())
+                    if not (found := case.bench.processes(*kinds)):
+                        continue
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(case.chance.choice(found), signal.SIGKILL)
                     case.bench.counts[f"killed {kinds[0]}"] += 1

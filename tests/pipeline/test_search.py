@@ -1,7 +1,6 @@
 """A search tries assignments, keeps what it learned, and says what came of it."""
 
 import json
-import os
 import subprocess
 
 import pytest

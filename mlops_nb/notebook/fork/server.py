@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..folder import private_folder
-from .ahead import LULL, Ahead, fork_to
+from .ahead import LULL, Ahead, Reserve, fork_to
 from .client import Templates, start_templates
 from .imports import INSTALLED
 
@@ -88,7 +88,7 @@ class Server:
         self.folder = self.private.__enter__()
         self.environment = dict(os.environ)
         self.templates = self.start_templates()
-        self.ahead: Ahead | None = None  # the next worker
+        self.reserve = Reserve(self.poll, self.fork_ahead)  # the next worker
 
     def start_templates(self) -> Templates:
         "Fresh templates"
@@ -99,13 +99,13 @@ class Server:
         self.worked = time.monotonic()
         while True:
             events = self.poll.poll(self.pause() * 1000)
-            if not events and not self.ahead and not self.retired:
-                self.fork_ahead()
+            if not events and not self.reserve.ahead and not self.retired:
+                self.reserve.fork()
             for descriptor, _ in events:
                 if descriptor in self.workers:
                     self.ended(descriptor)
-                elif self.ahead and descriptor == self.ahead.fileno():  # it was killed
-                    self.drop_ahead()
+                elif self.reserve.owns(descriptor):
+                    self.reserve.drop()
                 elif descriptor in self.callers:
                     self.hear(descriptor)
                 elif not self.retired:
@@ -115,7 +115,7 @@ class Server:
 
     def pause(self) -> float:
         "Seconds after which there may be something to do although nothing has happened"
-        if not self.ahead and not self.retired:
+        if not self.reserve.ahead and not self.retired:
             return LULL
         return min(REST, self.idle or REST, PATIENCE if self.callers else REST)
 
@@ -199,9 +199,10 @@ class Server:
     def begin_worker(self, connection: socket.socket, descriptors: list[int]) -> None:
         "Have the worker that was forked ahead begin for a connection, or fork one"
         if not self.templates.alive():
-            self.drop_ahead()
+            self.reserve.drop()
             self.templates = self.start_templates()
-        pid = self.begin_ahead([connection.fileno(), *descriptors]) or self.fork_worker(connection, descriptors)
+        ahead = self.reserve.begin(WORKER, [connection.fileno(), *descriptors])
+        pid = ahead or self.fork_worker(connection, descriptors)
         self.used, self.served = True, self.served + 1
         ended = os.pidfd_open(pid)
         self.workers[ended] = pid
@@ -217,7 +218,7 @@ class Server:
 
         return fork_to(live)
 
-    def fork_ahead(self) -> None:
+    def fork_ahead(self) -> Ahead:
         "Fork the next worker"
         from mlops_nb.notebook.fork.worker import practise, work
 
@@ -228,29 +229,12 @@ class Server:
         def live(data: bytes, descriptors: list[int]) -> None:
             work(socket.socket(fileno=descriptors[0]), descriptors[1:], self.templates)
 
-        self.ahead = Ahead(prepare, live, 4)
-        self.poll.register(self.ahead, select.POLLIN)
-
-    def begin_ahead(self, descriptors: list[int]) -> int | None:
-        "Have the worker that was forked ahead begin; its number, None where there is none"
-        ahead, self.ahead = self.ahead, None
-        if ahead is None:
-            return None
-        self.poll.unregister(ahead)
-        return ahead.begin(WORKER, descriptors)
-
-    def drop_ahead(self) -> None:
-        "The worker that was forked ahead is gone, or has to go"
-        if self.ahead:
-            self.poll.unregister(self.ahead)
-            self.ahead.drop()
-            self.ahead = None
+        return Ahead(prepare, live, 4)
 
     def _forget(self) -> None:
         "In a fork: close what belongs to the server"
         self.door.close()
-        if self.ahead:
-            self.ahead.line.close()
+        self.reserve.forget()
         for descriptor in self.workers:
             os.close(descriptor)
         for caller in self.callers.values():
@@ -265,7 +249,7 @@ class Server:
 
     def renew(self) -> None:
         "Start templates with another hash seed, and what the old ones had imported"
-        self.drop_ahead()
+        self.reserve.drop()
         known = self.templates.known()
         self.templates.close()
         self.templates, self.used = self.start_templates(), False
@@ -286,7 +270,7 @@ class Server:
     def close(self) -> None:
         "End; workers that still run are left by their connections"
         self.retire()
-        self.drop_ahead()
+        self.reserve.drop()
         self.templates.close()
         self.private.__exit__(None, None, None)
         os._exit(0)

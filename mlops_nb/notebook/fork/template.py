@@ -20,7 +20,7 @@ from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 
-from .ahead import LULL, Ahead, fork_to
+from .ahead import LULL, Ahead, Reserve, fork_to
 from .imports import INSTALLED, import_early
 
 # %% ../../../nbs/20_notebook/34_fork_template.ipynb #482053c7
@@ -200,16 +200,16 @@ class Template:
         self.retiring: list[Prepared] = []  # met a hazard; their kernels go on
         self.hazards: set[str] = set()  # modules that cannot be imported early
         self.retired = False  # whether it only waits for its kernels to end
-        self.ahead: Ahead | None = None  # the next kernel
         self.poll = select.poll()
         self.poll.register(control, select.POLLIN)
+        self.reserve = Reserve(self.poll, self.fork_ahead)  # the next kernel
 
     def run(self) -> None:
         "Serve until the owner hangs up"
         while True:
-            events = self.poll.poll(None if self.ahead or self.retired else LULL * 1000)
+            events = self.poll.poll(None if self.reserve.ahead or self.retired else LULL * 1000)
             if not events:
-                self.fork_ahead()
+                self.reserve.fork()
             for descriptor, _ in events:
                 if descriptor == self.control.fileno():
                     self.request()
@@ -252,7 +252,7 @@ class Template:
 
     def begin_kernel(self, job: dict[str, Any], data: bytes, given: Descriptors) -> None:
         "Have the kernel that was forked ahead begin, or fork one"
-        pid = self.begin_ahead(data, given) or self.fork_kernel(job, given)
+        pid = self.reserve.begin(data, given) or self.fork_kernel(job, given)
         life = socket.socket(fileno=given.life)
         with suppress(OSError):  # whoever asked is gone: its end of the life line says so
             life.send(json.dumps({"pid": pid}).encode())
@@ -271,7 +271,7 @@ class Template:
 
         return fork_to(live)
 
-    def fork_ahead(self) -> None:
+    def fork_ahead(self) -> Ahead:
         "Fork the next kernel"
         parent = os.getpid()
 
@@ -285,23 +285,7 @@ class Template:
         def live(data: bytes, descriptors: list[int]) -> None:
             _live(self.kernel, self.controller, json.loads(data), Descriptors(*descriptors), parent)
 
-        self.ahead = Ahead(prepare, live, len(Descriptors._fields))
-        self.poll.register(self.ahead, select.POLLIN)
-
-    def begin_ahead(self, data: bytes, given: Descriptors) -> int | None:
-        "Tell the kernel that was forked ahead whose it is; its number, None where there is none"
-        ahead, self.ahead = self.ahead, None
-        if ahead is None:
-            return None
-        self.poll.unregister(ahead)
-        return ahead.begin(data, given)
-
-    def drop_ahead(self) -> None:
-        "The kernel that was forked ahead is gone, or has to go"
-        if self.ahead:
-            self.poll.unregister(self.ahead)
-            self.ahead.drop()
-            self.ahead = None
+        return Ahead(prepare, live, len(Descriptors._fields))
 
     def ended(self, descriptor: int) -> None:
         "Tell how a kernel ended"
@@ -325,8 +309,8 @@ class Template:
                 _kill(child.pid)
                 self.poll.unregister(descriptor)
                 return
-        if self.ahead and self.ahead.fileno() == descriptor:
-            self.drop_ahead()
+        if self.reserve.owns(descriptor):
+            self.reserve.drop()
         else:
             self.told_by_prepared(descriptor)
 
@@ -363,7 +347,7 @@ class Template:
 
     def import_here(self, modules: list[str]) -> None:
         "Import packages; if one turns out to be a hazard, tell, and take no more requests"
-        self.drop_ahead()
+        self.reserve.drop()
         hazard = import_early(modules)
         if hazard:
             self.control.send(json.dumps({"hazard": hazard}).encode())
@@ -401,14 +385,13 @@ class Template:
             _kill(child.pid)
         for _, prepared in self.all_prepared():
             prepared.control.close()
-        self.drop_ahead()
+        self.reserve.drop()
         os._exit(0)
 
     def _forget(self) -> None:
         "In a fork: close what belongs to the template"
         self.control.close()
-        if self.ahead:
-            self.ahead.line.close()
+        self.reserve.forget()
         for descriptor, child in self.children.items():
             os.close(descriptor)
             child.life.close()

@@ -29,9 +29,10 @@ PATIENCE = 10.0  # seconds that an interrupted worker has to save what there is
 def messages(connection: socket.socket) -> Iterator[dict[str, Any]]:
     "Messages as they come, until the other side hangs up"
     reader = Reader()
-    while data := connection.recv(1 << 16):
-        reader.feed(data)
-        yield from reader
+    with suppress(ConnectionResetError):  # killed with an answer unread
+        while data := connection.recv(1 << 16):
+            reader.feed(data)
+            yield from reader
 
 
 answered = threading.Event()
