@@ -269,7 +269,7 @@ class Bench:
         return [found.pid for found in engine_processes(self.place) if not kinds or found.kind in kinds]
 
     def templates(self) -> set[int]:
-        """Templates that stay: what was just forked from one, or is about to be a kernel, looks like one for a moment."""
+        """Templates that stay: what was just forked, or is about to be a kernel, looks like one for a moment."""
         first = set(self.processes("template", "prepared"))
         time.sleep(0.02)
         return first & set(self.processes("template", "prepared"))
