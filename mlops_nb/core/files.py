@@ -78,12 +78,13 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name[:100]}.{os.urandom(6).hex()}.tmp")
 
 
-def _write_synced(path: Path, data: bytes, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), mode)
+def _write_new(path: Path, data: bytes, durable: bool) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
 
 
 def replace_durably(temporary: Path, path: Path) -> None:
@@ -95,8 +96,9 @@ def replace_durably(temporary: Path, path: Path) -> None:
 def atomic_write(
     path: str | os.PathLike[str],  # a symbolic link keeps being one: its target is replaced
     data: bytes | str,  # text is written as UTF-8, line ends as they are
+    durable: bool = True,  # wait until it is on the disk?
 ) -> Path:
-    "Write `data` to `path`, whole or not at all, and make it durable; folders are created as needed"
+    "Write `data` to `path`, whole or not at all; folders are created as needed"
     content = data.encode() if isinstance(data, str) else data
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
@@ -106,10 +108,12 @@ def atomic_write(
     make_folder(target.parent)
     with storage_errors(path):
         try:
-            _write_synced(temporary, content, 0o666)
+            _write_new(temporary, content, durable)
             if target.exists():
                 os.chmod(temporary, target.stat().st_mode & 0o7777)
-            replace_durably(temporary, target)
+            os.replace(temporary, target)
+            if durable:
+                sync_folder(target.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

@@ -7,6 +7,7 @@ __all__ = ['LOOK', 'BOOT', 'LONGEST', 'GRACE', 'KernelNotStarted', 'StepClient',
            'kernel_manager', 'start_kernel', 'OrdinaryClient']
 
 # %% ../../nbs/20_notebook/10_client.ipynb #dba4247e
+import asyncio
 import json
 import math
 import os
@@ -292,7 +293,22 @@ class OrdinaryClient(StepClient):
 
     def run_cell(self, cell: NotebookNode, cell_index: int, *args: Any, **kwargs: Any) -> NotebookNode:
         "Run one cell, as nbclient does"
-        return PapermillNotebookClient.execute_cell(self, cell, cell_index, *args, **kwargs)
+        return run_sync(self._run_cell)(cell, cell_index, *args, **kwargs)
+
+    async def _run_cell(self, *args: Any, **kwargs: Any) -> NotebookNode:
+        saves = asyncio.ensure_future(self._save_in_time())
+        try:
+            return await self.async_execute_cell(*args, **kwargs)
+        finally:
+            saves.cancel()
+            with suppress(asyncio.CancelledError):
+                await saves
+
+    async def _save_in_time(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK)
+            if time.monotonic() >= self.nb_man.saver.due:
+                self.nb_man.autosave_cell()
 
     def exit_status(self) -> int | None:
         "Exit status of the kernel that has died"

@@ -131,12 +131,13 @@ def write_notebook(
     notebook: Mapping[str, Any],
     path: str | os.PathLike[str],
     redactor: Redactor | None = None,  # takes secrets out of what is written
+    durable: bool = True,  # as `atomic_write` has it
 ) -> dict[str, Any]:
     "Write a notebook whole or not at all; the document that was written"
     document = as_document(notebook)
     if redactor:
         document = redactor.json(document)
-    atomic_write(path, notebook_bytes(document))
+    atomic_write(path, notebook_bytes(document), durable)
     return document
 
 # %% ../../nbs/20_notebook/06_executed.ipynb #44b6267d

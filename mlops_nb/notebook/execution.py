@@ -79,14 +79,15 @@ def run_notebook(
 ) -> NotebookNode:
     "Execute a notebook that papermill has prepared"
     asked = execution or plain_execution(output_path)
+    forked = chosen_engine(asked.engine, "other" if kernel else "python") == "fork"
     shown = {"progress_bar": progress_bar, "log_output": log_output}
-    manager = asked.manager = StepManager(nb, asked.saver, asked.paths, asked.on_progress, **shown)
+    manager = asked.manager = StepManager(nb, asked.saver, asked.paths, asked.on_progress, forked, **shown)
     with private_folder() as folder:
         arguments = _arguments(asked, folder, log_output=log_output, **options)
         manager.notebook_start()
         left_to_papermill = False
         try:
-            _run(asked, manager, kernel, arguments)
+            _run(asked, manager, forked, kernel, arguments)
             left_to_papermill = execution is None
         finally:
             manager.cleanup_pbar()
@@ -96,8 +97,8 @@ def run_notebook(
     return nb
 
 
-def _run(asked: Execution, manager: StepManager, kernel: str | None, arguments: dict[str, Any]) -> None:
-    if chosen_engine(asked.engine, "other" if kernel else "python") == "kernel":
+def _run(asked: Execution, manager: StepManager, forked: bool, kernel: str | None, arguments: dict[str, Any]) -> None:
+    if not forked:
         before = _cpu_of_children()
         try:
             OrdinaryClient(manager, kernel, **arguments).execute()

@@ -29,6 +29,8 @@ except KeyboardInterrupt:
     sys.exit(130)
 """
 
+RUNNER_OF = {name: RUNNER.replace('cwd="."', f'cwd=".", engine="{name}"') for name in ("fork", "kernel")}
+
 
 @pytest.fixture(autouse=True)
 def private_jupyter(tmp_path, monkeypatch):
@@ -188,7 +190,7 @@ def test_a_secret_that_leads_nowhere_stops_before_the_kernel(run):
 def test_a_full_disk_stops_the_step_and_its_kernel(run, monkeypatch):
     calls = []
 
-    def full(*arguments):
+    def full(*arguments, **options):
         calls.append(arguments)
         raise StorageError("out.ipynb cannot be written: the disk is full.", "Free some space.")
 
@@ -297,7 +299,7 @@ def test_plain_papermill_with_our_engine(tmp_path, monkeypatch):
 def test_saving_takes_a_small_share_of_the_time(monkeypatch):
     clock, writes = [0.0], []
 
-    def slow_write(*arguments):
+    def slow_write(*arguments, **options):
         writes.append(clock[0])
         clock[0] += 0.5
 
@@ -310,6 +312,22 @@ def test_saving_takes_a_small_share_of_the_time(monkeypatch):
     assert 5 <= len(writes) <= 11
     saver.save({}, force=True)
     assert writes[-1] == clock[0] - 0.5
+
+
+def test_what_a_silent_cell_has_said_is_saved_while_it_works(tmp_path, engine):
+    """A runner that is killed in the tenth hour of a cell leaves what the cell printed in the first minute."""
+    said = "import time\nprint('a', flush=True)\ntime.sleep(0.5)\nprint('b', flush=True)\ntime.sleep(60)"
+    step, output = write_notebook(tmp_path / "10_long.ipynb", said), tmp_path / "out.ipynb"
+    process = subprocess.Popen([sys.executable, "-c", RUNNER_OF[engine], str(step), str(output)], cwd=tmp_path)
+    try:
+        end, text = time.monotonic() + 30, ""
+        while text != "a\nb\n":
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.05)
+            text = text_of(json.loads(output.read_text(encoding="utf-8"))) if output.exists() else ""
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_kernel_that_does_not_start_is_told(run, monkeypatch, engine):

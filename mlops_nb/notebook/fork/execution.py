@@ -10,6 +10,7 @@ __all__ = ['LAST_WORDS', 'LANGUAGE', 'own_templates', 'output_of', 'joined', 're
 import atexit
 import datetime
 import json
+import math
 import os
 import select
 import sys
@@ -112,7 +113,6 @@ class ForkClient(StepClient):
     def __init__(self, nb_man: Any, templates: Templates, measured: bool = True, **options: Any):
         super().__init__(nb_man, **options)
         self.templates, self.measured, self.end = templates, measured, {}
-        nb_man.overlapped = True
 
     @contextmanager
     def running_kernel(self) -> Iterator[dict[str, Any]]:
@@ -204,10 +204,14 @@ class ForkClient(StepClient):
 
     def _wait(self, end: float | None, timeout: float | None, cell: NotebookNode) -> float | None:
         "Read what has come; the moment at which the cell's time is over, which an interrupt puts off once"
-        left = None if end is None else max(end - time.monotonic(), 0)
-        ready = [descriptor for descriptor, _ in self.poll.poll(None if left is None else left * 1000)]
+        due, left = self.nb_man.saver.due, math.inf if end is None else end - time.monotonic()
+        pause = min(left, due - time.monotonic())
+        ready = [descriptor for descriptor, _ in self.poll.poll(None if pause == math.inf else max(pause, 0) * 1000)]
         if ready:
             self._read(ready)
+            return end
+        if pause < left:
+            self.nb_man.autosave_cell()
             return end
         if not self.interrupt_on_timeout:
             raise CellTimeoutError.error_from_timeout_and_cell("Cell execution timed out", int(timeout or 0), cell)
