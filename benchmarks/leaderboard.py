@@ -30,6 +30,7 @@ from typing import Any
 from mlops_nb.core.ledger import Ledger
 from mlops_nb.core.ledger.database import Execute, now
 from mlops_nb.core.ledger.query import Finder
+from mlops_nb.core.ledger.results import insert_contents
 from mlops_nb.core.ledger.runs import insert
 from mlops_nb.core.settings import load_settings
 
@@ -67,9 +68,9 @@ def enter_run(execute: Execute, number: int, draw: random.Random, curve: int) ->
             execute, "run_steps", **place, position=0, state="done", result_id=number + 1, reasons="[]", started=started
         )
         insert(execute, "step_costs", **place, cpu_seconds=10.0, watts_per_core=10.0, **GRID)
-        for point in range(curve):
-            loss = {"name": "loss", "value": draw.random() / (1 + point)}
-            insert(execute, "points", result_id=number + 1, position=point, t=point, step=point, **loss)
+        values = [draw.random() / (1 + point) for point in range(curve)]
+        points = [{"t": float(n), "step": n, "values": {"loss": value}} for n, value in enumerate(values)]
+        insert_contents(execute, number + 1, {}, points)
 
 
 def make_project(folder: Path, runs: int, curve: int = 0) -> Path:

@@ -10,11 +10,12 @@ __all__ = ['DISK', 'GARBAGE', 'respond', 'known_error', 'keep_traceback', 'failu
 import errno
 import gc
 import json
+import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 from .commands.catalogue import COMMANDS, HEADLINE, START
 from mlops_nb.commands.grammar import (
@@ -186,12 +187,22 @@ def outputs(as_json: bool) -> Iterator[tuple[TextIO, Terminal]]:
         os.close(kept)
 
 
+def _for_json(value: Any) -> Any:
+    "A value in which numbers that JSON does not know, infinite ones and those that are none, are null"
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _for_json(item) for name, item in value.items()}
+    return [_for_json(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def deliver(answer: Answer, stream: TextIO, as_json: bool, failed: bool) -> None:
     "Print the answer: a document, or words"
     if not as_json:
         answer.show(Terminal(sys.stderr if failed else stream))
         return
-    text = json.dumps(answer.document, ensure_ascii=False, allow_nan=False, indent=2 if stream.isatty() else None)
+    document = _for_json(answer.document)
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2 if stream.isatty() else None)
     Terminal(stream).write(text + "\n")
     if failed:
         answer.show(Terminal(sys.stderr))

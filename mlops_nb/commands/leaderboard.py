@@ -76,7 +76,7 @@ def _curve(curve: Any) -> Mapping[str, Any]:
     from mlops_nb.track.tables import smaller_is_better
 
     best, step = curve.best(smaller_is_better(curve.name))
-    return {"best": best, "best_step": step, "last": curve.values[-1], "points": len(curve.values)}
+    return {"best": best, "best_step": step, "last": curve.last, "points": curve.total}
 
 
 def _tell(screen: Terminal, table: Any, path: Path | None) -> None:

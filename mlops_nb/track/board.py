@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'OTHER', 'DEFAULT', 'VIEW', 'SAMPLE', 'ALL', 'POINTS', 'HEADINGS', 'Sources', 'check_columns', 'Board',
-           'group_table', 'remembered', 'remember_view', 'with_details', 'order_of', 'find_runs', 'gather',
-           'leaderboard']
+           'group_table', 'remembered', 'remember_view', 'with_details', 'read_curves', 'order_of', 'find_runs',
+           'gather', 'leaderboard']
 
 # %% ../../nbs/40_track/22_board.ipynb #911d5f1d
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from ..core.errors import UsageError, did_you_mean
 from ..core.files import atomic_write, read_json
 from ..core.hashing import canonical_json
+from ..core.ledger.curves import Curve
 from ..core.settings import Settings, load_settings
 from ..data.show import show_number
 from .importance import Importance, importance_words, importances
@@ -49,8 +50,9 @@ class Sources:
         total: int | None = None,  # how many runs match, if more than these
         ordered: bool = False,  # whether the order is somebody's choice; else the best come first
         others: Sequence[dict[str, Any]] = (),  # champions that are not among the runs
+        read_curves: Callable[[Sequence[str], str], Sequence[Curve]] | None = None,  # of runs, by `step.name`
     ):
-        self.versions, self.metric, self.ordered = versions, metric, ordered
+        self.versions, self.metric, self.ordered, self.read_curves = versions, metric, ordered, read_curves
         self.champions = {version["run"] for version in versions if "champion" in version.get("aliases", [])}
         self.base = champion_value([*runs, *others], self.champions, metric)
         found = repeats(runs, self.champions)
@@ -184,8 +186,10 @@ class Board(RunTable):
             hint = did_you_mean(name, known).strip() or f"Curves: {', '.join(known) or 'none'}."
             raise UsageError(f"No run has a curve '{name}'.", hint, value=name)
         chosen = name or (known or ["no curve"])[0]
-        having = [run for run in self.sources.runs if chosen in run.get("curves", {})]
-        return Overlay(chosen, {run["run"]: run["curves"][chosen] for run in having[:most]})
+        having = [run["run"] for run in self.sources.runs if chosen in run.get("curves", {})][:most]
+        read = self.sources.read_curves(having, chosen) if self.sources.read_curves and having else ()
+        found = {curve.run: curve for curve in read}
+        return Overlay(chosen, {run: found[run] for run in having if run in found})
 
     def importance(self) -> list[Importance]:
         "How much each parameter that differs explains of the order, of all runs that were read"
@@ -258,18 +262,31 @@ def remember_view(settings: Settings, **view: Sequence[str]) -> None:
 # %% ../../nbs/40_track/22_board.ipynb #0fa978f9
 SAMPLE = 200  # runs that are looked at to choose the metric, and read at least
 ALL = 10_000
-POINTS = 160  # of each curve that are read
+POINTS = 2000  # of each curve that is drawn
 HEADINGS = {"took": "seconds", "state": "status", "CPU": "cpu_seconds", "energy": "watt_hours", "CO2e": "grams_co2e"}
 HEADINGS |= {"★": "starred"}
 
 
 def with_details(ledger: Any, runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    "Runs with what people said, what they cost and their curves"
+    "Runs with what people said, what they cost and how their curves went"
     ids = [run["run"] for run in runs]
     said, costs, curves = ledger.annotations(ids), ledger.costs(ids), {run: {} for run in ids}
-    for curve in ledger.curves(ids, most=POINTS):
-        curves[curve.run][f"{curve.step}.{curve.name}"] = curve
+    for sketch in ledger.sketches(ids):
+        curves[sketch.run][f"{sketch.step}.{sketch.name}"] = sketch
     return [run | said[run["run"]] | {"costs": costs[run["run"]], "curves": curves[run["run"]]} for run in runs]
+
+
+def read_curves(
+    settings: Settings,
+    runs: Sequence[str],
+    name: str,  # 'train.loss'
+) -> list[Curve]:
+    "One curve of each of some runs"
+    from mlops_nb.core.ledger import Ledger
+
+    step, _, own = name.partition(".")
+    with Ledger.open(settings, create=False) as ledger:
+        return ledger.curves(runs, step, own, most=POINTS)
 
 
 def order_of(names: Any, text: str) -> str:
@@ -325,7 +342,7 @@ def gather(
         champions = {version["run"] for version in versions if "champion" in version["aliases"]} - place.keys()
         pipelines = pipelines_of(runs)
         others = [run for run in ledger.runs(among=champions) if run["pipeline"] in pipelines] if champions else []
-    return Sources(runs, versions, chosen, len(ids), bool(sort), others)
+    return Sources(runs, versions, chosen, len(ids), bool(sort), others, partial(read_curves, settings))
 
 
 def leaderboard(

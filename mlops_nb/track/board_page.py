@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.ledger.curves import Curve
+from ..core.ledger.sketches import Sketch, thinned
 from ..data.show import show_number
 from .board import Board
 from .importance import Importance
-from .overlay import Cell, best_words, thinned
+from .overlay import Cell, best_words
 from .tables import cell_text, is_right, smaller_is_better
 
 # %% ../../nbs/40_track/23_board_page.ipynb #7dfa96d9
@@ -62,7 +63,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 CLASSES = {"ok": "ok", "running": "mid", "interrupted": "mid"}
 
 # %% ../../nbs/40_track/23_board_page.ipynb #870fd0bd
-def small_curve(curve: Curve) -> str:
+def small_curve(curve: Curve | Sketch) -> str:
     "A curve as a small picture"
     values = thinned(curve.values, 24)
     low, high = min(values), max(values)

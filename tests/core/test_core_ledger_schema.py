@@ -127,6 +127,24 @@ def test_an_older_ledger_upgrades_itself_after_a_backup(path, scripts):
     assert backups(path) == [copy], "an upgraded ledger is not copied again"
 
 
+def test_curves_of_an_older_ledger_are_sketched_by_its_upgrade(path):
+    values = [1 / (1 + abs(n - 70)) for n in range(100)]
+    points = [{"t": 0.0, "step": n if n % 2 else None, "values": {"loss": value}} for n, value in enumerate(values)]
+    points += [{"t": 0.0, "step": None, "values": {"loss": float("inf"), "few": 1.0, "none": float("nan")}}]
+    with Ledger(open_database(path)) as ledger:
+        ledger.commit_step("run-1", "train", key="t", parts={}, manifest={"gives": {}, "metrics": {}}, points=points)
+        before = ledger.sketches(["run-1"])
+        with ledger.database.transaction() as execute:
+            execute("DROP TABLE sketches")
+            execute("UPDATE alembic_version SET version_num = '0003'")
+    assert [(one.name, one.total, one.best(False)) for one in before] == [
+        ("few", 1, (1.0, 100)),
+        ("loss", 100, (1.0, 70)),
+    ]
+    with Ledger(open_database(path)) as ledger:
+        assert ledger.sketches(["run-1"]) == before
+
+
 def test_two_processes_upgrade_it_once(path, scripts, start_python, finish):
     arguments = (OPEN, path, "9999", scripts, time.time() + 1.0)
     assert finish(*(start_python(*arguments) for _ in range(3))) == ["9999"] * 3

@@ -141,6 +141,21 @@ def test_the_command_answers_people_and_programs(settings, tmp_path):
     assert "No runs yet" in project.call("mlops-nb", "leaderboard").stdout
 
 
+def test_the_best_point_of_a_long_curve_is_its_best(settings):
+    """However long it is, and whatever a picture leaves out."""
+    values = [0.5 if n != 3217 else 0.1 for n in range(5000)]
+    points = [{"t": float(n), "step": n, "values": {"loss": value}} for n, value in enumerate(values)]
+    with Ledger.open(settings) as ledger:
+        manifest = {"gives": {}, "metrics": {}}
+        ledger.commit_step("20261123-170500-3f2a", "train", key="t", parts={}, manifest=manifest, points=points)
+    project = Project(settings.project, settings.workspace.path)
+    curve = project.json("leaderboard")["runs"][0]["curves"]["train.loss"]
+    assert curve == {"best": 0.1, "best_step": 3217, "last": 0.5, "points": 5000}
+    board = leaderboard()
+    assert "0.1 at 3217" in str(board) and "0.1 at 3217" in board.page()
+    assert list(board.curves("train.loss").curves) == ["20261123-170500-3f2a"]
+
+
 def test_what_is_said_about_a_run_is_in_the_list_of_runs(settings):
     project = Project(settings.project, settings.workspace.path)
     assert project.json("runs", "tag", "latest", "+good", "-bad")["tags"] == ["good"]

@@ -20,6 +20,7 @@ from .models import Aliases, Releases, Versions
 from .reruns import Reruns
 from .results import ResultReader, ResultWriter
 from .runs import RunReader, RunWriter
+from .sketches import Sketches
 from .trail import Mirrors, Trail
 from ..settings import Settings
 
@@ -30,6 +31,7 @@ class Ledger(
     ResultWriter,
     ResultReader,
     Curves,
+    Sketches,
     Leases,
     Versions,
     Aliases,

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import UsageError, did_you_mean
 from .database import Execute, Records, from_text, now, one_of, to_text
 from .runs import artifact_document, insert
+from .sketches import sketch_rows
 
 # %% ../../../nbs/00_core/15_ledger_results.ipynb #eb2311a7
 FIELDS = ("position", "variant", "state", "key", "result_id", "reasons", "ended", "seconds", "notebook", "attempt")
@@ -59,6 +60,8 @@ def insert_contents(
         for name, value in point["values"].items():
             place = {"result_id": result, "position": position, "name": name}
             insert(execute, "points", **place, t=point["t"], step=point.get("step"), value=value)
+    for row in sketch_rows(points):
+        insert(execute, "sketches", result_id=result, **row)
 
 
 def _write_metrics(execute: Execute, run_id: str, step: str, metrics: dict[str, float]) -> None:

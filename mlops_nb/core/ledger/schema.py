@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['metadata', 'runs', 'run_parameters', 'run_sources', 'results', 'run_steps', 'artifacts', 'metrics', 'points',
-           'leases', 'model_versions', 'alias_events', 'releases', 'events', 'mirrors', 'deliveries', 'run_annotations',
-           'step_costs']
+           'sketches', 'leases', 'model_versions', 'alias_events', 'releases', 'events', 'mirrors', 'deliveries',
+           'run_annotations', 'step_costs']
 
 # %% ../../../nbs/00_core/10_ledger_schema.ipynb #76da3e5b
 from sqlalchemy import (
@@ -164,6 +164,20 @@ points = Table(
     _number("t"),
     Column("step", Integer),
     _number("value", nullable=True),
+)
+
+sketches = Table(
+    "sketches",
+    metadata,
+    Column("result_id", Integer, ForeignKey("results.id"), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("total", Integer, nullable=False),
+    _number("last"),
+    _number("low"),
+    Column("low_place", Integer, nullable=False),
+    _number("high"),
+    Column("high_place", Integer, nullable=False),
+    _text("shape"),
 )
 
 leases = Table(
