@@ -17,7 +17,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import Any
 
@@ -113,6 +113,7 @@ class ForkClient(StepClient):
     def __init__(self, nb_man: Any, templates: Templates, measured: bool = True, **options: Any):
         super().__init__(nb_man, **options)
         self.templates, self.measured, self.end = templates, measured, {}
+        self.asked: dict[int, dict[str, Any]] = {}  # headers of requests that were sent, by cell
 
     @contextmanager
     def running_kernel(self) -> Iterator[dict[str, Any]]:
@@ -143,10 +144,9 @@ class ForkClient(StepClient):
 
     def run_cell(self, cell: NotebookNode, cell_index: int, *args: Any, **kwargs: Any) -> NotebookNode:
         "Run one cell"
-        tagged = self.skip_cells_with_tag in cell.metadata.get("tags", [])
-        if cell.cell_type != "code" or not cell.source.strip() or tagged:
+        if not self._runs(cell):
             return cell
-        header = request_header()
+        header = self._ask(cell_index)
         cell.outputs, self.clear_before_next_output = [], False
         self.code_cells_executed += 1
         if self.record_timing:
@@ -159,14 +159,34 @@ class ForkClient(StepClient):
         self._take_reply(cell, reply)
         return cell
 
-    def _executed(self, cell: NotebookNode, cell_index: int, header: dict[str, Any]) -> dict[str, Any]:
-        "The reply to a cell's request; its outputs are in the cell by then"
+    def _runs(self, cell: NotebookNode) -> bool:
+        "Whether there is anything to run in a cell"
+        tagged = self.skip_cells_with_tag in cell.metadata.get("tags", [])
+        return cell.cell_type == "code" and bool(cell.source.strip()) and not tagged
+
+    def _ask(self, cell_index: int) -> dict[str, Any]:
+        "Send the request to run a cell, unless it was sent before; its header"
+        if cell_index in self.asked:
+            return self.asked.pop(cell_index)
+        cell, header = self.nb.cells[cell_index], request_header()
         parent = {"header": header, "msg_id": header["msg_id"], "msg_type": header["msg_type"]}
         parent |= {"parent_header": {}, "metadata": {}, "content": {}}
         try:
             self.kernel.send({"op": "execute", "code": cell.source, "cell_id": cell.get("id"), "parent": parent})
         except OSError as error:
             raise DeadKernelError("Kernel died") from error
+        return header
+
+    def _ask_ahead(self, cell_index: int) -> None:
+        "Send the request for the next cell that runs"
+        later = range(cell_index + 1, len(self.nb.cells))
+        following = next((number for number in later if self._runs(self.nb.cells[number])), None)
+        if following is not None:
+            with suppress(DeadKernelError):  # it is told when that cell's turn comes
+                self.asked[following] = self._ask(following)
+
+    def _executed(self, cell: NotebookNode, cell_index: int, header: dict[str, Any]) -> dict[str, Any]:
+        "The reply to a cell's request; its outputs are in the cell by then"
         timeout = self._get_timeout(cell)
         end = time.monotonic() + timeout if timeout else None
         self.nb_man.autosave_cell()
@@ -175,6 +195,8 @@ class ForkClient(StepClient):
                 message = self._stream(found, header) if isinstance(found, tuple) else found
                 if message["msg_type"] == "execute_reply":
                     if message["parent_header"].get("msg_id") == header["msg_id"]:
+                        if message["content"]["status"] == "ok":
+                            self._ask_ahead(cell_index)
                         return message["content"]
                 else:
                     self.process_message(message, cell, cell_index)
