@@ -2694,6 +2694,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                               'mlops_nb/notebook/fork/kernel.py'),
                                                'mlops_nb.notebook.fork.kernel._accepted': ( '20_notebook/fork_kernel.html#_accepted',
                                                                                             'mlops_nb/notebook/fork/kernel.py'),
+                                               'mlops_nb.notebook.fork.kernel._accepts': ( '20_notebook/fork_kernel.html#_accepts',
+                                                                                           'mlops_nb/notebook/fork/kernel.py'),
                                                'mlops_nb.notebook.fork.kernel._comm': ( '20_notebook/fork_kernel.html#_comm',
                                                                                         'mlops_nb/notebook/fork/kernel.py'),
                                                'mlops_nb.notebook.fork.kernel._execute': ( '20_notebook/fork_kernel.html#_execute',

@@ -236,6 +236,7 @@ def test_a_killed_worker_is_told_and_leaves_nothing(shared, tmp_path):
     server = psutil.Process(ask_server(shared.path, b"F")["pid"])
     forks = [child for child in server.children() if "fork.server" in " ".join(child.cmdline())]
     (worker,) = (child for child in forks if child.num_threads() > 1)  # the others wait for work
+    wait_for((tmp_path / "long.ipynb").exists)  # the first save
     worker.kill()
     thread.join(30)
     assert isinstance(ended[0], WorkerGone) and ended[0].hint

@@ -98,7 +98,11 @@ def _accepted(function: Any, names: tuple[str, ...]) -> dict[str, bool]:
     return _accepts_parameters(function, names)
 
 
-ipkernel._accepts_parameters = lambda method, names: _accepted(getattr(method, "__func__", method), tuple(names))
+def _accepts(method: Any, names: list[str]) -> dict[str, bool]:
+    return _accepted(getattr(method, "__func__", method), tuple(names))
+
+
+ipkernel._accepts_parameters = _accepts  # type: ignore[attr-defined]
 
 
 class ChannelKernel(StepKernel):
