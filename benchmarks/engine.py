@@ -265,6 +265,25 @@ def ratios(found: dict) -> dict[str, float]:
     return made
 
 
+def tell(kind: str, taken: dict) -> int:
+    """Print the figures of one part, as soon as it is measured; how many limits it missed."""
+    missed = 0
+    for name, value in ratios({kind: taken}).items():
+        sign, limit = LIMITS.get(name, ("", 0))
+        good = not sign or (value >= limit if sign == ">=" else value <= limit)
+        missed += not good
+        print(f"{name:22} {value:7.2f}   {f'{sign} {limit}' if sign else '':8} {'' if good else 'missed'}", flush=True)
+    for name, runs in taken.items():
+        walls = {who: one if kind == "many" else statistics.median(map(wall_of, one)) for who, one in runs.items()}
+        print(kind, name, {who: f"{wall:.3f} s" for who, wall in walls.items()}, flush=True)
+    return missed
+
+
+def wall_of(one: float | tuple[float, float]) -> float:
+    """Wall seconds of a measurement, which may have CPU seconds besides."""
+    return one[0] if isinstance(one, tuple) else one
+
+
 def main() -> int:
     """Measure, print, compare with the limits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -275,33 +294,22 @@ def main() -> int:
     parser.add_argument("--json")
     asked = parser.parse_args()
     adopt_orphans()
-    found = {}
+    found, missed = {}, 0
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         notebooks = write_notebooks(folder)
-        if "warm" in asked.only:
-            found["warm"] = warm(notebooks, asked.rounds, folder)
-        if "shell" in asked.only:
-            found["shell"] = shell(asked.rounds, folder, asked.papermill)
-        if "many" in asked.only:
-            threads = {"1": "1", "default": None}
-            found["many"] = {
+        parts = {
+            "warm": lambda: warm(notebooks, asked.rounds, folder),
+            "shell": lambda: shell(asked.rounds, folder, asked.papermill),
+            "many": lambda: {
                 name: many(asked.many, folder, asked.papermill, notebooks["B"], value)
-                for name, value in threads.items()
-            }
-    missed = 0
-    for name, value in ratios(found).items():
-        sign, limit = LIMITS.get(name, ("", 0))
-        good = not sign or (value >= limit if sign == ">=" else value <= limit)
-        missed += not good
-        print(f"{name:22} {value:7.2f}   {f'{sign} {limit}' if sign else '':8} {'' if good else 'missed'}")
-    for kind in ("warm", "shell"):
-        for name, taken in found.get(kind, {}).items():
-            walls = {who: [one if kind == "warm" else one[0] for one in runs] for who, runs in taken.items()}
-            print(kind, name, {who: f"{statistics.median(wall):.3f} s" for who, wall in walls.items()})
-    print(
-        "many", {name: {who: f"{s:.2f} s" for who, s in taken.items()} for name, taken in found.get("many", {}).items()}
-    )
+                for name, value in {"1": "1", "default": None}.items()
+            },
+        }
+        for kind, measure in parts.items():
+            if kind in asked.only.split(","):
+                found[kind] = measure()
+                missed += tell(kind, found[kind])
     if asked.json:
         Path(asked.json).write_text(json.dumps({"ratios": ratios(found), "seconds": found}, indent=1))
     return int(bool(missed))
