@@ -171,6 +171,7 @@ def test_what_is_said_about_a_run_is_in_the_list_of_runs(settings):
 
 
 def test_exports_are_read_by_others(settings):
+    import duckdb
     import pandas as pd
 
     project = Project(settings.project, settings.workspace.path)
@@ -182,5 +183,4 @@ def test_exports_are_read_by_others(settings):
     one, other = pd.read_csv("runs.csv"), pd.read_parquet("runs.parquet")
     assert list(one.columns) == list(other.columns) and len(one) == len(other) == 4
     assert one["params.train.seed"].tolist() == other["params.train.seed"].tolist() == [0, 1, 2, 3]
-    duckdb = pytest.importorskip("duckdb")
     assert duckdb.sql("SELECT count(*) FROM 'runs.parquet'").fetchall() == [(4,)]
