@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DAY', 'age', 'scratch_folders', 'objects_of', 'Findings', 'find_garbage', 'refuse_unknown', 'size_of', 'delete',
-           'hold', 'collect']
+           'hold', 'collect', 'undelivered']
 
 # %% ../../nbs/60_registry/08_collect.ipynb #3d499e8e
 import json
@@ -205,7 +205,7 @@ def collect(
         ledger = stack.enter_context(Ledger.open(settings, create=False))
         garbage = Garbage(ledger.database)
         refuse_unknown(workspace, garbage.known_runs())
-        reach = garbage.reach(count, since)
+        reach = garbage.reach(count, since, undelivered(settings, ledger))
         found = find_garbage(settings, reach, now)
         document = _document(found, reach.runs, sum(map(size_of, found.paths())), delete_them)
         if delete_them:
@@ -213,6 +213,13 @@ def collect(
             document["results"] = len(garbage.give_up(reach)[0])
             delete(found.paths())
     return document
+
+
+def undelivered(settings: Settings, ledger: Ledger) -> set[str]:
+    "Runs that `mlops-nb sync` has still to bring to W&B"
+    if settings.tracking.mode != "mirror":
+        return set()
+    return {row["run"] for row in ledger.deliveries() if row["state"] != "verified"}
 
 
 def _document(found: Findings, kept: set[str], size: int, deleted: bool) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import time
 
 import pytest
@@ -49,6 +50,20 @@ def test_recent_runs_and_what_they_reach_stay(demo, three_runs):
     again = run(demo)
     assert states(again) == {"make": "cached", "train": "done"} and gives(again) == gives(first)
     assert demo.json("show", first["run"])["metrics"] == {"train.score": 3}, "numbers are history and stay"
+
+
+def test_what_wandb_is_still_to_get_stays(demo, three_runs):
+    first, second, failed = (found["run"] for found in three_runs[1])
+    with sqlite3.connect(demo.workspace / "ledger.sqlite") as database:
+        row = (first, "train", "written", "a1b2c3d4", "2026-11-28T00:00:00Z")
+        database.execute("INSERT OR REPLACE INTO mirrors VALUES (?, ?, ?, ?, ?)", row)
+    words = ("gc", "--keep-runs", "1", "--delete")
+    assert demo.json(*words, MLOPS_NB_TRACKING_MODE="mirror")["kept"] == sorted([first, second, failed], reverse=True)
+    assert (demo.workspace / "attempts" / first / "train").exists()
+    with sqlite3.connect(demo.workspace / "ledger.sqlite") as database:
+        row = (first, "train", "verified", 1, None, None, "2026-11-28T00:00:00Z")
+        database.execute("INSERT OR REPLACE INTO deliveries VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    assert first not in demo.json(*words, MLOPS_NB_TRACKING_MODE="mirror")["kept"]
 
 
 @pytest.mark.parametrize("point", ["before-collect", "while-collecting", "while-collecting:3"])

@@ -74,6 +74,7 @@ class Garbage(Records):
         self,
         count: int | None = None,  # how many runs of each pipeline stay
         since: str | None = None,  # or: those that started from this time on
+        awaited: Collection[str] = (),  # runs that stay in any case
     ) -> Reach:
         "What stays when only so many runs are wanted"
         rows = self.database.rows(
@@ -83,7 +84,7 @@ class Garbage(Records):
         versions = self.database.rows("SELECT digest, run_id FROM model_versions")
         known = {row["id"] for row in rows}
         registered = {row["run_id"] for row in versions} & known
-        runs = with_family(rows, recent_runs(rows, count, since) | registered)
+        runs = with_family(rows, recent_runs(rows, count, since) | registered | known.intersection(awaited))
         results = [row for row in self.database.rows(_RESULTS) if row["kept_by"] in runs]
         origins = runs | {row["run_id"] for row in results}
         numbers = {row["id"] for row in results}
