@@ -56,10 +56,12 @@ def insert_contents(
     for name, artifact in gives.items():
         facts = {"type": artifact["type"], "sha256": artifact["sha256"], "size": artifact["size"]}
         insert(execute, "artifacts", result_id=result, name=name, meta=to_text(artifact.get("meta") or {}), **facts)
-    for position, point in enumerate(points):
-        for name, value in point["values"].items():
-            place = {"result_id": result, "position": position, "name": name}
-            insert(execute, "points", **place, t=point["t"], step=point.get("step"), value=value)
+    rows = (
+        (result, position, name, point["t"], point.get("step"), value)
+        for position, point in enumerate(points)
+        for name, value in point["values"].items()
+    )
+    execute.many("INSERT INTO points (result_id, position, name, t, step, value) VALUES (?, ?, ?, ?, ?, ?)", rows)
     for row in sketch_rows(points):
         insert(execute, "sketches", result_id=result, **row)
 
