@@ -14,7 +14,7 @@ from ..data.show import show_number
 from .tables import finite
 
 # %% ../../nbs/40_track/21_importance.ipynb #c2898308
-FEWEST = 5  # runs below which nothing is said
+FEWEST = 10  # runs below which nothing is said
 LEVELS = 6  # up to so many different numbers count as words
 
 
