@@ -42,11 +42,7 @@ def find_run(
     name: str,  # an id, the beginning of one, or `latest`
 ) -> dict[str, Any]:
     "The run that is meant"
-    newest = ledger.runs(limit=1)
-    if not newest:
-        raise UsageError(f"There is no run '{name}': nothing has been run yet.", "Run a pipeline: mlops-nb run.")
-    latest = newest[0]["parent"] or newest[0]["run"]  # a sweep, not the last of its children
-    return ledger.run(latest if name == "latest" else name)
+    return ledger.run(name)
 
 
 def find_step(

@@ -9,7 +9,6 @@ __all__ = ['tag_run', 'note_run', 'star_run']
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..core.errors import UsageError
 from ..core.ledger import Ledger
 from ..core.settings import load_settings
 
@@ -44,10 +43,7 @@ def _say(run: str, change: Callable[[Ledger, str], Any]) -> dict[str, Any]:
 
     settings = load_settings()
     with Ledger.open(settings, create=False) as ledger:
-        newest = ledger.runs(limit=1)
-        if not newest:
-            raise UsageError(f"There is no run '{run}': nothing has been run yet.", "Run a pipeline: mlops-nb run.")
-        run_id = ledger.find_run((newest[0]["parent"] or newest[0]["run"]) if run == "latest" else run)
+        run_id = ledger.find_run(run)
         change(ledger, run_id)
         record = read_record(settings.workspace.path / "runs" / run_id / "run.json")
         if record:

@@ -213,9 +213,11 @@ class RunReader(Records):
 
     def find_run(
         self,
-        text: str,  # a run id, or the start of one; a start that a sweep shares with its children means the sweep
+        text: str,  # a run id, the start of one, or 'latest'; a start that a sweep shares with its children means the sweep
     ) -> str:
         "The full id of the one run that is meant"
+        if text == "latest" and (newest := self.runs(limit=1)):
+            return newest[0]["parent"] or newest[0]["run"]  # a sweep, not the last of its children
         rows = self.database.rows(
             "SELECT id, parent, status FROM runs WHERE substr(id, 1, length(:text)) = :text ORDER BY started DESC",
             text=text,
@@ -230,6 +232,8 @@ class RunReader(Records):
         if text in gone:
             raise UsageError(f"Run {text} was deleted.", "The event run_deleted in the ledger says when and by whom.")
         known = [run["run"] for run in self.runs(limit=200)]
+        if not known:
+            raise UsageError(f"There is no run '{text}': nothing has been run yet.", "Run a pipeline: mlops-nb run.")
         raise UsageError(f"There is no run '{text}'.", f"See mlops-nb runs.{did_you_mean(text, known)}")
 
     def run(
