@@ -24,7 +24,7 @@ from mlops_nb.commands.catalogue_look import (
     STAR,
     TAG,
 )
-from .grammar import Argument, Command, Option, count, span
+from .grammar import Argument, Command, Option, count, positive, span
 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #327516b4
 PIPELINE = Argument("PIPELINE", "a folder in nbs/pipelines", complete="pipeline")
@@ -132,7 +132,7 @@ SEARCH = Command(
             ("--trials",), "how many in all, those of earlier calls included; 50 when nothing is said", "NUMBER", count
         ),
         Option(("--budget",), "trials begin within this time: 300s, 5m, 1h", "TIME", span),
-        Option(("-j", "--jobs"), "trials at once; 1 when nothing is said", "NUMBER", count),
+        Option(("-j", "--jobs"), "trials at once; 1 when nothing is said", "NUMBER", positive),
         Option(
             ("--over",),
             "search this parameter, or 'train.*'; repeat for more; else those of the steps that give a model",

@@ -215,7 +215,9 @@ def tell_end(screen: Terminal, document: Mapping[str, Any], wanted: Any) -> None
     over = document["over"] if document["status"] == "ok" else ""
     screen.line()
     screen.line(
-        screen.state(document["status"]), f"{over}: {counts}" if over else counts, duration(document["seconds"])
+        screen.state(document["status"]),
+        "; ".join(filter(None, [over, f"in all: {counts}"])),
+        duration(document["seconds"]),
     )
     if document["error"]:
         tell_failure(screen, {"step": document["pipeline"], "error": document["error"]})

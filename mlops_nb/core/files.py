@@ -114,6 +114,9 @@ def atomic_write(
             os.replace(temporary, target)
             if durable:
                 sync_folder(target.parent)
+        except FileNotFoundError as error:  # a folder that the system itself fills, such as /proc
+            message = f"{path} cannot be written: no file can be made there."
+            raise StorageError(message, "Name a file in a folder on a disk.", value=str(path)) from error
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

@@ -73,9 +73,9 @@ class Store:
             raise StorageError(f"'{digest}' is no name of an object.", "Objects are named by 64 hexadecimal digits.")
         return self.folder / digest[:2] / digest
 
-    def _finish(self, temporary: Path, digest: str) -> None:
+    def _finish(self, temporary: Path, digest: str, replace: bool = False) -> None:
         place = self._place(digest)
-        if place.exists() and place.stat().st_size == temporary.stat().st_size:
+        if not replace and place.exists() and place.stat().st_size == temporary.stat().st_size:
             return
         make_folder(place.parent)
         os.chmod(temporary, 0o444 & ~_mask())
@@ -85,14 +85,14 @@ class Store:
         "Keep `data`; its digest"
         digest = sha256_bytes(data)
         place = self._place(digest)
-        if place.exists() and place.stat().st_size == len(data):
+        if place.exists() and place.read_bytes() == data:  # one that is damaged is replaced
             return digest
         temporary = temporary_beside(make_folder(self.folder) / "incoming")
         with storage_errors(place):
             try:
                 temporary.write_bytes(data)
                 _sync_file(temporary)
-                self._finish(temporary, digest)
+                self._finish(temporary, digest, replace=True)
             finally:
                 temporary.unlink(missing_ok=True)
         return digest

@@ -17,7 +17,7 @@ from typing import Any
 from ..core.errors import UsageError, did_you_mean
 from ..core.files import make_folder, storage_errors
 from ..core.hashing import canonical_json
-from .artifacts import checked_points, fetch, give, note_findings, read_manifest
+from .artifacts import checked_place, checked_points, fetch, give, note_findings, read_manifest
 
 # %% ../../nbs/20_notebook/12_context.ipynb #8c9087dd
 VARIABLE = "MLOPS_NB_STEP"
@@ -108,10 +108,11 @@ class RunContext:
 def append_points(path: Path, values: dict[str, Any], step: int | None) -> None:
     "Append one line of finite numbers to a file of points; what is not finite is printed"
     numbers, gaps = checked_points(values)
+    step = checked_place(step)
     for name in gaps:
         print(f"log: {name} is {values[name]}{'' if step is None else f' at step {step}'}: a gap in its curve")
     if numbers:
-        point = {"t": time.time(), "step": None if step is None else int(step), "values": numbers}
+        point = {"t": time.time(), "step": step, "values": numbers}
         with storage_errors(path):
             _append(path, json.dumps(point).encode() + b"\n")
 

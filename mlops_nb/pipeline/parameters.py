@@ -97,6 +97,8 @@ def yaml_file(
             yield stream
     except OSError as error:
         raise UsageError(f"The {what} {file} cannot be read: {error.strerror}.", path, value=file) from None
+    except RecursionError:
+        raise UsageError(f"{file}: its lists lie too deep in each other to be read.", form, value=file) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{file}, line {mark.line + 1}" if mark else file

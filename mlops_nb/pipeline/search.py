@@ -38,6 +38,8 @@ def opened(
         file, wish = folder.parent / "search.sqlite", (wanted.name, wanted.space, wanted.minimize, wanted.method)
         study = OpenStudy(file, *wish, **facts)
     lock = folder / f"{wanted.name}.lock"
+    with Ledger.open(wanted.settings) as ledger:
+        study.deleted = ledger.deleted_runs()
     with closing(study):
         _close_lost(wanted, study, lock, reporter)
         with FileLock(lock, shared=True):

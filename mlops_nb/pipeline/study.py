@@ -112,6 +112,7 @@ class Study:
         self.path, self.name, self.space, self.minimize, self.method = Path(path), name, space, minimize, method
         self.redo: list[dict[str, Any]] = []  # assignments that were interrupted
         self.tried: set[bytes] = set()  # what failed here, besides what the study knows
+        self.deleted: set[str] = set()  # runs that are no more
         optuna = _optuna()
         direction = "minimize" if minimize else "maximize"
         with kept(path):
@@ -122,6 +123,17 @@ class Study:
             fresh = zlib.crc32(f"{name} {seed} {len(self.study.get_trials(deepcopy=False))}".encode())
             self.study.sampler = _sampler(optuna, method, fresh)
             self.chance = random.Random(fresh)
+
+    @property
+    def source(self) -> str | None:
+        "Whether values are `metrics` or the ends of `curves`; None before the first one"
+        return self.study.user_attrs.get("source")
+
+    def set_source(self, source: str) -> None:
+        "Remember what values are, once"
+        if self.source is None:
+            with kept(self.path):
+                self.study.set_user_attr("source", source)
 
     def close(self) -> None:
         "Let go of the file"
@@ -147,6 +159,7 @@ class Study:
 
     def _trial(self, trial: Any) -> Trial:
         state, value = trial.user_attrs.get("state") or STATES[trial.state.name], trial.value
+        state = "deleted" if trial.user_attrs.get("run") in self.deleted else state
         seconds = trial.duration.total_seconds() if trial.duration else None
         given = self._assignment(trial.params)
         return Trial(trial.number, trial.user_attrs.get("run"), given, state, value if state == "ok" else None, seconds)
@@ -215,7 +228,9 @@ class OpenStudy(Study):
         "The next assignment"
         with kept(self.path):
             trials, instead = self.trials() if trials is None else trials, None
-            known = {_key(one.parameters): one for one in trials if one.state not in ("interrupted", "failed")}
+            known = {
+                _key(one.parameters): one for one in trials if one.state not in ("interrupted", "failed", "deleted")
+            }
             hopeless = hopeless_choices(self.space, trials) if self.method != "grid" else set()
             for draws in range(PATIENCE):
                 wanted = instead or self._wanted(known, first, draws)

@@ -158,10 +158,13 @@ class Trials(Supply):
         if child.document["status"] != "ok":
             error = child.ended.error if child.ended else child.document["error"]
             return "failed", None, error or StepFailed("The run failed.").document()
-        found = _given_by(child, self.wanted.step)
-        value = found.get(self.wanted.metric)
-        if value is None:
-            return "absent", None, absent_metric(self.wanted.metric, found).document()
+        found, metric = _given_by(child, self.wanted.step), self.wanted.metric
+        source = self.study.source or next((name for name in found if metric in found[name]), None)
+        if source is None or metric not in found[source]:
+            known = found[source] if source else {**found["curves"], **found["metrics"]}
+            return "absent", None, absent_metric(metric, known).document()
+        self.study.set_source(source)  # a metric and the end of a curve are not the same, and never compared
+        value = found[source][metric]
         if not math.isfinite(value):
             error = StepFailed(f"{self.wanted.metric} is {value}.", "Let the step give a finite number.")
             return "failed", None, error.document()
@@ -203,16 +206,16 @@ class Trials(Supply):
 
 def _counted(trials: Sequence[Trial]) -> list[Trial]:
     "Those that count: not what was cut short, for that is tried again"
-    return [trial for trial in trials if trial.state != "interrupted"]
+    return [trial for trial in trials if trial.state not in ("interrupted", "deleted")]
 
 
 def _brief(trial: Trial, place: int) -> dict[str, Any]:
     return {"run": trial.run, "trial": place, "value": trial.value, "parameters": trial.parameters}
 
 
-def _given_by(child: Run, step: str) -> dict[str, float]:
-    "`step.name` of the metrics that a step gave, and the last values of its curves"
-    points = child.ledger.points(child.id, step)
-    found = {f"{step}.{name}": value for point in points for name, value in point["values"].items()}
+def _given_by(child: Run, step: str) -> dict[str, dict[str, float]]:
+    "`step.name` of the metrics that a step gave, and of the last values of its curves"
     shown = next(one for one in child.document["steps"] if one["step"] == step)
-    return found | {f"{step}.{name}": value for name, value in shown["metrics"].items()}
+    points = child.ledger.points(child.id, step)
+    logged = {f"{step}.{name}": value for point in points for name, value in point["values"].items()}
+    return {"metrics": {f"{step}.{name}": value for name, value in shown["metrics"].items()}, "curves": logged}

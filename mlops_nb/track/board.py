@@ -59,6 +59,7 @@ class Sources:
         found = [(run, 1) for run in runs] if ordered else repeats(runs, self.champions)
         self.ranked = found if ordered else sorted(found, key=lambda pair: rank(pair[0], metric))
         self.runs = [run for run, _ in self.ranked]
+        self.nothing = NOTHING
         self.total = max(len(found), (total or 0) - (len(runs) - len(found)))
         self.pipelines, self.differing = pipelines_of(self.runs), differing(self.runs)
 
@@ -171,7 +172,9 @@ class Board(RunTable):
         caption = f"Runs of {', '.join(sources.pipelines)}" if sources.ordered else f"Leaderboard{by}"
         told = [one for one in self.importance() if one.share >= 0.05]
         note = importance_words(told, sources.metric or "")
-        super().__init__(caption, rows, [run for run, _ in shown], sources.total, note if sources.runs else NOTHING)
+        super().__init__(
+            caption, rows, [run for run, _ in shown], sources.total, note if sources.runs else sources.nothing
+        )
 
     def _chosen(self, columns: Sequence[str] | None) -> list[str]:
         if columns:
@@ -232,7 +235,7 @@ def group_table(sources: Sources, by: Sequence[str]) -> RunTable:
         {heading.get(name, name): cell for name, cell in {"#": n, **group}.items()} for n, group in enumerate(found, 1)
     ]
     caption = f"Leaderboard by {metric}, over {', '.join(by)}"
-    return RunTable(caption, rows, found, None, "" if found else NOTHING)
+    return RunTable(caption, rows, found, None, "" if found else sources.nothing)
 
 
 def _group(members: Sequence[dict[str, Any]], by: Sequence[str], sources: Sources) -> dict[str, Any]:
@@ -325,6 +328,18 @@ def find_runs(
     return [found[run] | said[run] | {"costs": costs[run]} for run in ids if run in found]
 
 
+def _nothing(settings: Settings, where: str | None, pipeline: str | None) -> str:
+    "What is said where there is no run to show"
+    from mlops_nb.core.ledger import Ledger
+
+    with Ledger.open(settings, create=False) as ledger:
+        if not (where or pipeline) or not ledger.runs(limit=1):
+            return NOTHING
+    return (
+        f"None of the runs{f' of {pipeline}' if pipeline else ''} matches." if where else f"No runs of {pipeline} yet."
+    )
+
+
 def _metric_of(names: Any, sort: Sequence[str]) -> str | None:
     "The metric that runs are sorted by first"
     found = names.resolve(sort[0].removeprefix("-")) if sort else None
@@ -358,7 +373,10 @@ def gather(
         champions = {version["run"] for version in versions if "champion" in version["aliases"]} - place.keys()
         pipelines = pipelines_of(runs)
         others = [run for run in ledger.runs(among=champions) if run["pipeline"] in pipelines] if champions else []
-    return Sources(runs, versions, chosen, len(ids), bool(sort), others, partial(read_curves, settings))
+    sources = Sources(runs, versions, chosen, len(ids), bool(sort), others, partial(read_curves, settings))
+    if not runs:
+        sources.nothing = _nothing(settings, where, pipeline)
+    return sources
 
 
 def leaderboard(

@@ -320,7 +320,7 @@ def test_a_sweep_is_told_with_its_variants_and_compares_its_children(ran):
     assert command("runs", cwd=ran).stdout.count(f"└ {parent}-") == 2
     shown = command("show", "latest", cwd=ran).stdout
     assert shown == command("show", parent, cwd=ran).stdout
-    assert f"child {parent}-1" in shown and f"child {parent}-2" in shown
+    assert f"{parent}-1" in shown and f"{parent}-2" in shown
 
 
 def test_a_sweep_with_a_failed_child_ends_with_1_and_one_document(ran):

@@ -137,3 +137,13 @@ def test_absent_and_damaged_objects_are_told_apart(tmp_path):
         store.verify(digest)
     with pytest.raises(StorageError, match="damaged"):
         store.read(digest)
+
+
+def test_a_damaged_object_is_replaced_when_its_content_comes_again(tmp_path):
+    store = Store(tmp_path / "objects")
+    digest = store.put_bytes(b"a notebook")
+    (path,) = objects(store)
+    path.chmod(0o644)
+    path.write_bytes(b"A notebook")
+    assert store.put_bytes(b"a notebook") == digest
+    assert store.verify(digest) == path and path.read_bytes() == b"a notebook"

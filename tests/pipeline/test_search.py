@@ -105,6 +105,26 @@ def test_a_logged_value_is_a_metric_too(project):
     assert found["trials"][0]["value"] == pytest.approx(0.1 / 3)
 
 
+def test_a_metric_that_a_trial_does_not_give_is_no_end_of_a_curve(project):
+    """The curve of the same name ends lower than the metric: a trial without the metric would win."""
+    logs = "for step in range(3):\n    log(loss=(rate + 1) / (step + 1), step=step)"
+    write_churn(project, logs, "flow.metrics = Metrics({'loss': rate + 1} if rate >= 0.01 else {'other': 1})")
+    found = search(project, trials=10).document
+    assert {trial["state"] for trial in found["trials"]} == {"ok", "failed"}
+    good = [trial for trial in found["trials"] if trial["state"] == "ok"]
+    assert all(trial["value"] == trial["parameters"]["train.rate"] + 1 for trial in good)
+
+
+def test_trials_whose_runs_were_deleted_count_no_more(project):
+    before = search(project, trials=4).document
+    best = before["best"]["run"]
+    with project.ledger as ledger, ledger.database.transaction() as execute:
+        execute("UPDATE runs SET status = 'deleted' WHERE id = :id", id=best)
+    after = search(project, trials=4).document
+    assert after["best"]["run"] != best
+    assert sorted(states(after)) == ["deleted", "ok", "ok", "ok", "ok"]
+
+
 def test_trials_that_fail_are_entered_and_the_search_goes_on(project):
     write_churn(project, "if rate < 0.01:\n    raise ValueError('too small')", LOSS)
     heard = Heard()

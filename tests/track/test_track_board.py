@@ -156,6 +156,20 @@ def test_the_best_point_of_a_long_curve_is_its_best(settings):
     assert list(board.curves("train.loss").curves) == ["20261123-170500-3f2a"]
 
 
+def test_parents_of_sweeps_are_no_competitors_and_headings_are_names(settings):
+    with Ledger.open(settings) as ledger:
+        ledger.begin_run("20261123-170509-3f2a", "tabular", {"train.seed": "1, 2"})
+        ledger.begin_run("20261123-170509-3f2a-1", "tabular", {"train.seed": 7}, parent="20261123-170509-3f2a")
+        for run in ("20261123-170509-3f2a-1", "20261123-170509-3f2a"):
+            ledger.end_run(run, "ok")
+    names = [run["run"] for run in leaderboard()]
+    assert "20261123-170509-3f2a-1" in names and "20261123-170509-3f2a" not in names
+    assert len(leaderboard(where="state == 'ok' and took < 1e6")) == 5
+    assert leaderboard(columns=["run", "starred", "status"]).columns == ["#", "run", "state"]
+    assert leaderboard(sort=["roc_auc"]).caption.startswith("Runs")
+    assert "None of the runs matches" in str(leaderboard(where="train.seed == 99"))
+
+
 def test_what_is_said_about_a_run_is_in_the_list_of_runs(settings):
     project = Project(settings.project, settings.workspace.path)
     assert project.json("runs", "tag", "latest", "+good", "-bad")["tags"] == ["good"]

@@ -211,6 +211,10 @@ class RunReader(Records):
         )
         return rows[0]["id"] if rows else None
 
+    def deleted_runs(self) -> set[str]:
+        "Ids of the runs that were deleted"
+        return {row["id"] for row in self.database.rows("SELECT id FROM runs WHERE status = 'deleted'")}
+
     def find_run(
         self,
         text: str,  # a run id, the start of one, or 'latest'; a start that a sweep shares with its children means the sweep
