@@ -18,6 +18,7 @@ from .changed_code import code_changes
 from .changed_data import input_changes, table_difference
 from .changed_outputs import output_changes
 from .sides import Difference, Side, read_side
+from .tables import weight
 
 # %% ../../nbs/40_track/34_compare.ipynb #eeb9fe5d
 def _same(a: Any, b: Any) -> bool:
@@ -84,7 +85,7 @@ def metric_changes(a: Side, b: Side) -> list[Difference]:
     for change in _mapping("metrics", a.metrics, b.metrics):
         bounds = [interval(side, change.what) for side in (a, b)]
         found.append(change._replace(told=_metric_words(change.a, change.b, bounds), details=bounds))
-    return found
+    return sorted(found, key=lambda change: weight(change.what))
 
 # %% ../../nbs/40_track/34_compare.ipynb #0bf455cc
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -230,7 +231,7 @@ def comparison_lines(a: Side, b: Side, found: Sequence[Difference], notes: Seque
         for change in here[:SHOWN]:
             lines.append(_line(change))
             lines += [f"      {line}" for line in _excerpt(change)]
-        lines += [f"  and {len(here) - SHOWN} more"] if len(here) > SHOWN else []
+        lines += [f"  and {len(here) - SHOWN} more, all of them with --html or --json"] if len(here) > SHOWN else []
     return [*lines, *(f"! {note}" for note in notes)]
 
 

@@ -21,12 +21,12 @@ from .compare import comparison_lines, differences, interval
 from .lineage import read_lineage
 from .page import Markup, badge, image, page, table
 from .sides import Difference, Side, named_run, read_side
-from .tables import duration
+from .tables import duration, weight
 
 # %% ../../nbs/40_track/38_run_report.ipynb #3614bc28
 def _metric_rows(side: Side, before: Side | None) -> Iterator[list[Any]]:
     known = before.metrics if before else {}
-    for name, value in side.metrics.items():
+    for name, value in sorted(side.metrics.items(), key=lambda pair: weight(pair[0])):
         bounds, old = interval(side, name), known.get(name)
         told = f"{bounds[0]:.4g} to {bounds[1]:.4g}" if bounds else ""
         change = f"{value - old:+.4g}" if value is not None and old is not None and value != old else ""
@@ -105,8 +105,9 @@ def previous_run(ledger: Ledger, run: Mapping[str, Any]) -> str | None:
     if repeated := ledger.rerun(run["run"]):
         return repeated["origin"] if ledger.runs(among={repeated["origin"]}) else None
     earlier = [one for one in ledger.runs(run["pipeline"], status="ok", limit=500) if one["started"] < run["started"]]
-    alike = [one["run"] for one in earlier if one["parent"] is None and not ledger.rerun(one["run"])]
-    return alike[0] if alike else None
+    parents = {one["parent"] for one in earlier}  # of sweeps and searches, whose metrics are those of their children
+    alone = (one["run"] for one in earlier if one["parent"] is None and one["run"] not in parents)
+    return next((name for name in alone if not ledger.rerun(name)), None)
 
 
 def _changes(before: Side, side: Side, found: Sequence[Difference]) -> str:

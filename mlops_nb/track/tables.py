@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STATES', 'RIGHT', 'WIDEST', 'LARGEST', 'LONGEST', 'KNOWN', 'SMALLER', 'NOTHING', 'state_text', 'state_html',
            'duration', 'RunTable', 'cell_text', 'is_right', 'differing', 'short', 'assignments', 'smaller_is_better',
-           'choose_metric', 'run_table', 'pipelines_of', 'models_of', 'repeats', 'leaderboard_table', 'finite',
-           'champion_value', 'score', 'rank', 'runs']
+           'weight', 'choose_metric', 'run_table', 'pipelines_of', 'models_of', 'repeats', 'leaderboard_table',
+           'finite', 'champion_value', 'score', 'rank', 'runs']
 
 # %% ../../nbs/40_track/05_tables.ipynb #561942c4
 import html
@@ -204,6 +204,13 @@ def smaller_is_better(metric: str) -> bool:
     "Whether a metric counts errors"
     last = metric.rpartition(".")[2].lower()
     return last in SMALLER or last.endswith(("_loss", "_error"))
+
+
+def weight(metric: str) -> tuple[int, str]:
+    "For sorting metrics: those that models are judged by come first"
+    step, _, own = metric.partition(".")
+    place = KNOWN.index(own) if own in KNOWN else len(KNOWN)
+    return place + (0 if step == "evaluate" else len(KNOWN)), metric
 
 
 def _metric_names(runs: Sequence[Mapping[str, Any]]) -> list[str]:
