@@ -176,12 +176,13 @@ LONGEST = 40
 
 
 def differing(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    "Names of the parameters that are not the same in all runs of a pipeline, sorted"
+    "Names of the parameters that are not the same in all runs of a pipeline: the model's, then sorted"
     seen: dict[tuple[str, str], set[str]] = {}
     for run in runs:
         for name, value in run.get("parameters", {}).items():
             seen.setdefault((run["pipeline"], name), set()).add(repr(value))
-    return sorted({name for (_, name), values in seen.items() if len(values) > 1})
+    names = {name for (_, name), values in seen.items() if len(values) > 1}
+    return sorted(names, key=lambda name: (not name.endswith(".model"), name))
 
 
 def short(value: Any) -> str:

@@ -72,6 +72,16 @@ def test_looking_commands_run(default_run, start):
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
 
 
+def test_the_functions_for_notebooks_answer(default_run):
+    project, _ = default_run
+    named = set(re.findall(r"`(\w+)\([^`]*\)`", TEXT))
+    assert {"log", "curves", "leaderboard", "compare", "lineage"} <= named
+    calls = 'curves(), leaderboard(), compare("latest", "latest"), lineage("latest")'
+    code = f"from mlops_nb import {', '.join(sorted(named))}\nprint([len(repr(found)) > 20 for found in ({calls})])"
+    done = project.call("python", "-c", code)
+    assert done.stdout == "[True, True, True, True]\n", done.stderr
+
+
 def test_the_request_is_answered(default_run):
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
