@@ -5368,6 +5368,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'mlops_nb/track/service.py'),
                                         'mlops_nb.track.service.Access.__repr__': ( '40_track/service.html#access.__repr__',
                                                                                     'mlops_nb/track/service.py'),
+                                        'mlops_nb.track.service.Access.patience': ( '40_track/service.html#access.patience',
+                                                                                    'mlops_nb/track/service.py'),
                                         'mlops_nb.track.service.Misunderstood': ( '40_track/service.html#misunderstood',
                                                                                   'mlops_nb/track/service.py'),
                                         'mlops_nb.track.service.NotAllowed': ( '40_track/service.html#notallowed',

@@ -95,6 +95,8 @@ class Outbox:
         from mlops_nb.core.ledger import Ledger
 
         self.settings, self.access, self.deadline = settings, access, deadline
+        if deadline is not None:
+            access.until = deadline
         self.ledger, self.client = Ledger.open(settings), Client(settings, access)
         self.entity = ""
 

@@ -12,6 +12,7 @@ import base64
 import configparser
 import http.client
 import json
+import math
 import netrc
 import os
 import time
@@ -35,6 +36,11 @@ class Access:
 
     def __init__(self, url: str, key: str, source: str):
         self.url, self.key, self.source = url.rstrip("/"), key, source
+        self.until = math.inf  # moment, by `time.monotonic`, after which no answer is waited for
+
+    def patience(self) -> float:
+        "Seconds to wait for one answer"
+        return max(0.1, min(PATIENCE, self.until - time.monotonic()))
 
     def __repr__(self) -> str:
         return f"Access({self.url!r}, key from {self.source})"
@@ -141,7 +147,7 @@ def ask(access: Access, query: str, **variables: Any) -> dict[str, Any]:
     body = json.dumps({"query": query, "variables": variables}).encode()
     try:
         request = urllib.request.Request(f"{access.url}/graphql", body, headers)
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=PATIENCE) as answer:
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=access.patience()) as answer:
             document = json.loads(answer.read())
     except urllib.error.HTTPError as error:
         raise _refusal(access, error) from None

@@ -144,8 +144,10 @@ def _work_through(work: Sync, runs: list[str] | None) -> dict[str, Any] | None:
         _deal_with_all(work, runs)
     except Unavailable as error:
         return error.document()
-    except TimeIsUp:
-        return MlopsError("The time is up.", "Give it more: --timeout SECONDS.").document()
+    except TimeIsUp as error:
+        why = getattr(error.__context__, "message", "").rstrip(".")  # what it was about to wait for
+        hint = getattr(error.__context__, "hint", "") or "Give it more: --timeout SECONDS."
+        return MlopsError(f"The time is up: {why}." if why else "The time is up.", hint).document()
     finally:
         outbox.client.end()
         shutil.rmtree(place, ignore_errors=True)

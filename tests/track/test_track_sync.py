@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -262,6 +263,17 @@ def test_a_server_that_goes_down_half_way_leaves_the_rest_pending(settings, wand
         back.runs, back.artifacts, back.uses = wandb.runs, wandb.artifacts, wandb.uses
         assert sync(settings, [FIRST])["counts"]["verified"] == 2
         assert len(back.run(f"{FIRST}-train").history) == ROWS and back.unknown == []
+
+
+def test_a_server_that_never_answers_is_waited_for_as_long_as_was_said(settings, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("WANDB_BASE_URL", address)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        began = time.monotonic()
+        document = sync(settings, seconds=1.0)
+    assert time.monotonic() - began < 10
+    assert address in document["stopped"]["message"] and "does not answer" in document["stopped"]["message"]
 
 
 def test_a_slow_server_is_waited_for_and_a_client_that_hangs_is_ended(settings, wandb, hasty, monkeypatch):
