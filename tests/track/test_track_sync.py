@@ -249,7 +249,7 @@ def test_a_server_that_is_down_leaves_everything_pending(settings, monkeypatch, 
     document = sync(settings)
     assert "does not answer" in document["stopped"]["message"] and document["counts"]["pending"] == 5
     done = command(settings, "--timeout", "1")
-    assert done.returncode == 1 and "stopped: The time is up." in done.stdout and "5 pending" in done.stdout
+    assert done.returncode == 1 and "stopped: The time is up: http" in done.stdout and "5 pending" in done.stdout
 
 
 def test_a_server_that_goes_down_half_way_leaves_the_rest_pending(settings, wandb, hasty):
