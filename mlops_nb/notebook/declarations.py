@@ -62,7 +62,9 @@ def _literals(parts: list[ast.expr]) -> Annotation:
     choices = tuple(value for value in values if value is not None)
     types = {type(choice).__name__ for choice in choices}
     if len(types) != 1 or not types <= {"str", "int", "bool"}:
-        raise ValueError("the choices of a Literal are all text, or all whole numbers")
+        raise ValueError(
+            "the choices of a Literal are all text, or all whole numbers; other numbers have a range, Annotated[float, Range(0, 1)]"
+        )
     return Annotation(type=types.pop(), choices=choices, optional=len(choices) < len(values))
 
 

@@ -62,7 +62,10 @@ def absent_metric(
     "The error of a metric that its step does not give"
     step, _, own = metric.partition(".")
     names = [name for name in known if name.startswith(f"{step}.")]
-    hint = did_you_mean(metric, names).strip() or f"It gives {', '.join(names) or 'no metrics'}."
+    given = (
+        f"It gives {', '.join(names)}." if names else f"Give it in a cell: flow.metrics = Metrics({{'{own}': value}})."
+    )
+    hint = did_you_mean(metric, names).strip() or given
     return UsageError(f"Step '{step}' gives no metric '{own}'.", hint, value=metric)
 
 
