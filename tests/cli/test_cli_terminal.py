@@ -1,6 +1,7 @@
 """On a real screen: widths, wrapped tables, the line that changes, and a reader that has gone."""
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -137,3 +138,9 @@ def test_more_steps_than_the_screen_has_lines(screen):
     assert len(lines) == 23 and lines[-1] == "… and 18 more"
     terminal.clear()
     assert terminal.size() == (60, 24)
+
+
+def test_what_steers_a_terminal_is_taken_out_of_what_is_shown():
+    stream = io.StringIO()
+    Terminal(stream).line("a\x1b[2Jb\x07c\u202ed", "\x1b[31mred\x1b[0m")
+    assert stream.getvalue() == "a\ufffd[2Jb\ufffdc\ufffdd  \x1b[31mred\x1b[0m\n"
