@@ -6,6 +6,7 @@
 __all__ = ['snapshot', 'tell_snapshots']
 
 # %% ../../nbs/95_cli/46_snapshot.ipynb #fb79744b
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,23 +32,28 @@ def snapshot(values: Any, screen: Terminal) -> Answer:
 def _update(settings: Settings, values: Any, steps: Sequence[str]) -> Answer:
     from mlops_nb.track.snapshots import update_snapshot
 
-    paths = [shown_path(update_snapshot(settings, values.pipeline, step, values.run), settings) for step in steps]
-    document = {"schema": 1, "pipeline": values.pipeline, "steps": list(steps), "kept": paths}
+    kept = [update_snapshot(settings, values.pipeline, step, values.run) for step in steps]
+    paths = [shown_path(path, settings) for path in kept]
+    counts = [sum(map(len, json.loads(path.read_bytes())["cells"].values())) for path in kept]
+    document = {"schema": 1, "pipeline": values.pipeline, "steps": list(steps), "kept": paths, "outputs": counts}
 
     def show(screen: Terminal) -> None:
-        for path in paths:
-            screen.line(f"kept  {path}")
+        for step, path, count in zip(steps, paths, counts, strict=True):
+            screen.line(f"kept  {path}", counted(count, "output"))
+            if not count:
+                screen.line(screen.style(f"! Step '{step}' shows nothing, so there is nothing to compare.", "yellow"))
 
     return Answer(document, show)
 
 
 def _check(settings: Settings, values: Any, steps: Sequence[str]) -> Answer:
-    from mlops_nb.track.snapshots import check_snapshot, snapshot_page
+    from mlops_nb.track.snapshots import check_snapshot, executed_step, snapshot_page
 
     changes = {step: check_snapshot(settings, values.pipeline, step, values.run) for step in steps}
     found = [{"step": s, "cell": c.number, "told": c.told} for s, one in changes.items() for c in one]
     document: dict[str, Any] = {"schema": 1, "pipeline": values.pipeline, "steps": list(steps)}
-    document |= {"identical": not found, "differences": found}
+    compared = executed_step(settings, values.pipeline, steps[0], values.run)[0]
+    document |= {"identical": not found, "differences": found, "run": compared}
     if found:
         usual = settings.workspace.path / "reports" / f"snapshot-{values.pipeline}.html"
         path = write_page(Path(values.html) if values.html else usual, snapshot_page(values.pipeline, changes))
@@ -59,9 +65,9 @@ def tell_snapshots(screen: Terminal, document: Mapping[str, Any]) -> None:
     "Whether the steps show what was kept, and if not, where"
     found = document["differences"]
     if not found:
-        screen.line(screen.style("✓ as kept", "green"), ", ".join(document["steps"]))
+        screen.line(screen.style("✓ as kept", "green"), ", ".join(document["steps"]), f"run {document['run']}")
         return
-    screen.line(screen.style(f"✗ {counted(len(found), 'output')} not as kept", "red"))
+    screen.line(screen.style(f"✗ {counted(len(found), 'output')} not as kept", "red"), f"run {document['run']}")
     for one in found:
         screen.line(f"  {one['step']}, cell {one['cell'] or '–'}  {one['told']}")
     screen.line(f"page  {document['html']}")

@@ -112,6 +112,6 @@ def did_you_mean(
     "` Did you mean 'x'?`, or an empty string when nothing is near"
     import difflib
 
-    names = {str(choice).lower(): str(choice) for choice in choices}
+    names = {str(choice).lower(): str(choice) for choice in choices if str(choice) != name}
     near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.6)
     return f" Did you mean '{names[near[0]]}'?" if near else ""
