@@ -297,15 +297,15 @@ def test_secrets_stay_inside(again, monkeypatch):
 
 def test_a_full_disk(again, monkeypatch):
     """The system's answer is injected: a real full disk needs a mount, which not every machine allows."""
-    real = files._write_synced
+    real = files._write_new
     before = sorted(path.name for path in (again.workspace / "objects").rglob("*"))
 
-    def full(path, data, mode):
+    def full(path, data, durable):
         if "attempts" in path.parts:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(path, data, mode)
+        real(path, data, durable)
 
-    monkeypatch.setattr(files, "_write_synced", full)
+    monkeypatch.setattr(files, "_write_new", full)
     result = again.run(force=True)
     assert (result.exit_code, result.document["status"]) == (2, "failed")
     assert result.document["error"]["type"] == "StorageError" and "disk is full" in result.document["error"]["message"]

@@ -34,7 +34,7 @@ def test_a_person_reads_a_plan_a_line_for_each_trial_and_the_end(project):
     assert "churn by train.loss, less is better" in text
     assert "train.rate  0.0001 to 1, in equal ratios (default 0.1)" in text
     assert "package: train.loss does not need it" in text
-    assert text.count("✓ ok       ") == 3 and "3/3" in text and "3 trials are done: 3 ok" in text
+    assert text.count("✓ ok       ") == 3 and "3/3" in text and "3 trials are done; in all: 3 ok" in text
     assert "next       mlops-nb run churn -p train.rate=" in text or "no trial was better" in text
     assert "seed=" not in text
 
