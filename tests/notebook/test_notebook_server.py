@@ -334,6 +334,21 @@ def test_what_is_forked_ahead_says_nothing(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+PRACTISE = """
+import sys
+from mlops_nb.notebook.fork.worker import practise
+for _ in range(40):
+    practise(sys.argv[1])
+"""
+
+
+def test_workers_that_practise_at_the_same_time_do_not_meet(tmp_path):
+    """The next one is forked as soon as one has begun, which may be before that one has done practising."""
+    both = [subprocess.Popen([sys.executable, "-c", PRACTISE, str(tmp_path)]) for _ in range(3)]
+    assert [process.wait(60) for process in both] == [0, 0, 0]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_is_handed_over_after_an_interrupt(tmp_path):
     with Executor(tmp_path, shared=False) as executor:
         assert step(executor, tmp_path, "1")[0] is None

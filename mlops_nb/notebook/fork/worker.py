@@ -115,12 +115,13 @@ def practise(
 
     from mlops_nb.notebook.executed import write_notebook
 
-    path = os.path.join(folder, "practice.ipynb")
+    path = os.path.join(folder, f"practice-{os.getpid()}.ipynb")  # the next one may practise before this one has done
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     cell = v4.new_code_cell("x = 0", metadata={"tags": ["parameters"]})
-    write_notebook(v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel}), path)
+    write_notebook(v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel}), path, durable=False)
     papermill.make_context("papermill", [path, path, "-p", "x", "1"])
     execute_notebook(path, path, {"x": 1}, prepare_only=True, progress_bar=False)
+    os.unlink(path)
 
 
 def _take_streams(descriptors: list[int]) -> None:
