@@ -28,6 +28,7 @@ from .wanted import Wanted, parent_plan
 @contextmanager
 def opened(
     wanted: Wanted,
+    ledger: Ledger,
     seed: int,
     reporter: Reporter,
 ) -> Iterator[OpenStudy]:
@@ -38,23 +39,21 @@ def opened(
         file, wish = folder.parent / "search.sqlite", (wanted.name, wanted.space, wanted.minimize, wanted.method)
         study = OpenStudy(file, *wish, **facts)
     lock = folder / f"{wanted.name}.lock"
-    with Ledger.open(wanted.settings) as ledger:
-        study.deleted = ledger.deleted_runs()
     with closing(study):
-        _close_lost(wanted, study, lock, reporter)
+        study.deleted = ledger.deleted_runs()
+        _close_lost(wanted, ledger, study, lock, reporter)
         with FileLock(lock, shared=True):
             yield study
 
 
-def _close_lost(wanted: Wanted, study: OpenStudy, lock: Path, reporter: Reporter) -> None:
+def _close_lost(wanted: Wanted, ledger: Ledger, study: OpenStudy, lock: Path, reporter: Reporter) -> None:
     "Close the trials of a search that was killed; of one that goes on, only those whose run is gone"
     try:
         with FileLock(lock, 0):
             lost = study.close_lost()
     except Busy:
         reporter.warning("Another search adds trials to the same study; they count for both.")
-        with Ledger.open(wanted.settings) as ledger:
-            lost = study.close_lost([run["run"] for run in ledger.runs(wanted.pipeline.name, "running", 10_000)])
+        lost = study.close_lost([run["run"] for run in ledger.runs(wanted.pipeline.name, "running", 10_000)])
     if lost:
         what = "A trial that was cut short is" if lost == 1 else f"{lost} trials that were cut short are"
         reporter.warning(f"{what} tried again: an earlier search was killed.")
@@ -82,7 +81,7 @@ def run_search(
 ) -> SearchResult:
     "Search; raises only before it has begun"
     hears, workspace = reporter or Reporter(), wanted.settings.workspace.path
-    with Ledger.open(wanted.settings) as ledger, using(workspace), opened(wanted, seed, hears) as study:
+    with Ledger.open(wanted.settings) as ledger, using(workspace), opened(wanted, ledger, seed, hears) as study:
         plan = parent_plan(wanted, ledger)
         supply = Trials(wanted, study, plan, hears, budget, prune_on, opposite)
         try:

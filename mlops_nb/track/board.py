@@ -52,6 +52,7 @@ class Sources:
         ordered: bool = False,  # whether the order is somebody's choice; else the best come first
         others: Sequence[dict[str, Any]] = (),  # champions that are not among the runs
         read_curves: Callable[[Sequence[str], str], Sequence[Curve]] | None = None,  # of runs, by `step.name`
+        nothing: str = NOTHING,  # what is said where there is no run
     ):
         self.versions, self.metric, self.ordered, self.read_curves = versions, metric, ordered, read_curves
         self.champions = {version["run"] for version in versions if "champion" in version.get("aliases", [])}
@@ -59,7 +60,7 @@ class Sources:
         found = [(run, 1) for run in runs] if ordered else repeats(runs, self.champions)
         self.ranked = found if ordered else sorted(found, key=lambda pair: rank(pair[0], metric))
         self.runs = [run for run, _ in self.ranked]
-        self.nothing = NOTHING
+        self.nothing = nothing
         self.total = max(len(found), (total or 0) - (len(runs) - len(found)))
         self.pipelines, self.differing = pipelines_of(self.runs), differing(self.runs)
 
@@ -360,23 +361,22 @@ def gather(
 
     with Ledger.open(settings, create=False) as ledger:
         finder, versions = Finder(ledger.database), ledger.versions()
-        names, ids = finder.names(), finder.find(where, pipeline=pipeline, alone=True)
+        names, ids = finder.names(), finder.find(where, pipeline=pipeline, parents=False)
         metric = metric or _metric_of(names, sort)
         sample = ledger.runs(among=ids[:most] if len(ids) <= most else ids[:SAMPLE], limit=most)
         known = [{"run": "", "metrics": dict.fromkeys(name.title for name in names.metrics)}] if len(ids) > most else []
         chosen = choose_metric([*sample, *(known if metric else [])], versions, metric) if ids or metric else None
         if order := [order_of(names, text) for text in sort or ([chosen] if chosen and len(ids) > most else [])]:
-            ids = finder.find(where, pipeline=pipeline, sort=order, alone=True)
+            ids = finder.find(where, pipeline=pipeline, sort=order, parents=False)
         place = {run: number for number, run in enumerate(ids[:most])}
         found = sample if len(ids) <= most else ledger.runs(among=place, limit=most)
         runs = sorted(with_details(ledger, found), key=lambda run: place[run["run"]])
         champions = {version["run"] for version in versions if "champion" in version["aliases"]} - place.keys()
         pipelines = pipelines_of(runs)
         others = [run for run in ledger.runs(among=champions) if run["pipeline"] in pipelines] if champions else []
-    sources = Sources(runs, versions, chosen, len(ids), bool(sort), others, partial(read_curves, settings))
-    if not runs:
-        sources.nothing = _nothing(settings, where, pipeline)
-    return sources
+    nothing = "" if runs else _nothing(settings, where, pipeline)
+    read = partial(read_curves, settings)
+    return Sources(runs, versions, chosen, len(ids), bool(sort), others, read, nothing)
 
 
 def leaderboard(

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.ledger.curves import Curve
-from ..core.ledger.sketches import Sketch, thinned
+from ..core.ledger.sketches import PIECES, Sketch, piecewise_means
 from ..data.show import show_number
 from .board import Board
 from .importance import Importance
@@ -65,7 +65,7 @@ CLASSES = {"ok": "ok", "running": "mid", "interrupted": "mid"}
 # %% ../../nbs/40_track/23_board_page.ipynb #870fd0bd
 def small_curve(curve: Curve | Sketch) -> str:
     "A curve as a small picture"
-    values = thinned(curve.values, 24)
+    values = piecewise_means(curve.values, PIECES)
     low, high = min(values), max(values)
     span, across = (high - low) or 1.0, 84 / max(1, len(values) - 1)
     points = " ".join(f"{i * across:.0f},{16 - 14 * (value - low) / span:.0f}" for i, value in enumerate(values))

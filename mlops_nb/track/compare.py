@@ -18,7 +18,7 @@ from .changed_code import code_changes
 from .changed_data import input_changes, table_difference
 from .changed_outputs import output_changes
 from .sides import Difference, Side, read_side
-from .tables import weight
+from .tables import metric_order
 
 # %% ../../nbs/40_track/34_compare.ipynb #eeb9fe5d
 def _same(a: Any, b: Any) -> bool:
@@ -85,7 +85,7 @@ def metric_changes(a: Side, b: Side) -> list[Difference]:
     for change in _mapping("metrics", a.metrics, b.metrics):
         bounds = [interval(side, change.what) for side in (a, b)]
         found.append(change._replace(told=_metric_words(change.a, change.b, bounds), details=bounds))
-    return sorted(found, key=lambda change: weight(change.what))
+    return sorted(found, key=lambda change: metric_order(change.what))
 
 # %% ../../nbs/40_track/34_compare.ipynb #0bf455cc
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..core.ledger.curves import Curve
-from ..core.ledger.sketches import Sketch, thinned
+from ..core.ledger.sketches import Sketch, piecewise_means
 from ..data.show import show_number
 from .tables import smaller_is_better
 
@@ -26,7 +26,7 @@ def spark(
     width: int = 12,
 ) -> str:
     "A curve as a line of blocks"
-    shown = thinned(values, width)
+    shown = piecewise_means(values, width)
     low, high = min(shown, default=0.0), max(shown, default=0.0)
     span = (high - low) or 1.0
     return "".join(BLOCKS[min(7, int(8 * ((value - low) / span)))] for value in shown)
@@ -88,7 +88,7 @@ def _axes(text: str, steps: Sequence[float], values: Sequence[float]) -> str:
 
 
 def _line(number: int, run: str, curve: Curve, across: Any, up: Any) -> str:
-    xs, ys = thinned(curve.places, 160), thinned(curve.values, 160)
+    xs, ys = piecewise_means(curve.places, 160), piecewise_means(curve.values, 160)
     points = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in zip(xs, ys, strict=True))
     style = f'fill="none" stroke="{COLOURS[number]}" stroke-width="1.8" stroke-dasharray="{DASHES[number]}"'
     y = HEIGHT + 18 * number + 8

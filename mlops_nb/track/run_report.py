@@ -21,12 +21,12 @@ from .compare import comparison_lines, differences, interval
 from .lineage import read_lineage
 from .page import Markup, badge, image, page, table
 from .sides import Difference, Side, named_run, read_side
-from .tables import duration, weight
+from .tables import duration, metric_order
 
 # %% ../../nbs/40_track/38_run_report.ipynb #3614bc28
 def _metric_rows(side: Side, before: Side | None) -> Iterator[list[Any]]:
     known = before.metrics if before else {}
-    for name, value in sorted(side.metrics.items(), key=lambda pair: weight(pair[0])):
+    for name, value in sorted(side.metrics.items(), key=lambda pair: metric_order(pair[0])):
         bounds, old = interval(side, name), known.get(name)
         told = f"{bounds[0]:.4g} to {bounds[1]:.4g}" if bounds else ""
         change = f"{value - old:+.4g}" if value is not None and old is not None and value != old else ""

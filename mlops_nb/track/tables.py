@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STATES', 'RIGHT', 'WIDEST', 'LARGEST', 'LONGEST', 'KNOWN', 'SMALLER', 'NOTHING', 'state_text', 'state_html',
-           'duration', 'RunTable', 'cell_text', 'is_right', 'differing', 'short', 'assignments', 'smaller_is_better',
-           'weight', 'choose_metric', 'run_table', 'pipelines_of', 'models_of', 'repeats', 'leaderboard_table',
-           'finite', 'champion_value', 'score', 'rank', 'runs']
+           'duration', 'RunTable', 'cell_text', 'is_right', 'differing', 'parameter_text', 'assignments',
+           'smaller_is_better', 'metric_order', 'choose_metric', 'run_table', 'pipelines_of', 'models_of', 'repeats',
+           'leaderboard_table', 'finite', 'champion_value', 'score', 'rank', 'runs']
 
 # %% ../../nbs/40_track/05_tables.ipynb #561942c4
 import html
@@ -185,7 +185,7 @@ def differing(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     return sorted(names, key=lambda name: (not name.endswith(".model"), name))
 
 
-def short(value: Any) -> str:
+def parameter_text(value: Any) -> str:
     "A parameter's value in a table: four digits of a number"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -193,7 +193,7 @@ def short(value: Any) -> str:
 def assignments(run: Mapping[str, Any], names: Sequence[str]) -> str:
     "`train.model=forest  train.seed=1`, long values cut and numbers rounded"
     parameters = run.get("parameters", {})
-    texts = [(name, short(parameters[name])) for name in names if name in parameters]
+    texts = [(name, parameter_text(parameters[name])) for name in names if name in parameters]
     return "  ".join(f"{name}={text if len(text) <= LONGEST else text[: LONGEST - 1] + '…'}" for name, text in texts)
 
 # %% ../../nbs/40_track/05_tables.ipynb #0f85e471
@@ -207,7 +207,7 @@ def smaller_is_better(metric: str) -> bool:
     return last in SMALLER or last.endswith(("_loss", "_error"))
 
 
-def weight(metric: str) -> tuple[int, str]:
+def metric_order(metric: str) -> tuple[int, str]:
     "For sorting metrics: those that models are judged by come first"
     step, _, own = metric.partition(".")
     place = KNOWN.index(own) if own in KNOWN else len(KNOWN)

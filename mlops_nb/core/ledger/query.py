@@ -290,7 +290,7 @@ class Finder(Records):
         sort: Sequence[str] = (),  # names, the first one counts most; '-' in front is descending
         limit: int | None = None,
         before: str | None = None,  # only runs that started before this time, as the ledger writes it
-        alone: bool = False,  # leave out those that stand for others: parents of a sweep or search
+        parents: bool = True,  # False: without parents of sweeps and searches, which stand for their children
     ) -> list[str]:
         "Ids of the runs"
         statement = Statement(Names(self.database))
@@ -301,7 +301,7 @@ class Finder(Records):
             conditions.append(f"r.pipeline = {statement.bind(pipeline)}")
         if before is not None:
             conditions.append(f"r.started < {statement.bind(before)}")
-        if alone:
+        if not parents:
             conditions.append("NOT EXISTS (SELECT 1 FROM runs c WHERE c.parent = r.id)")
         order = [part for name in sort for part in _order(statement, name)]
         query = (
