@@ -4224,6 +4224,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'mlops_nb/pipeline/trials.py'),
                                           'mlops_nb.pipeline.trials.Trials.close': ( '30_pipeline/trials.html#trials.close',
                                                                                      'mlops_nb/pipeline/trials.py'),
+                                          'mlops_nb.pipeline.trials.Trials.done': ( '30_pipeline/trials.html#trials.done',
+                                                                                    'mlops_nb/pipeline/trials.py'),
                                           'mlops_nb.pipeline.trials.Trials.error': ( '30_pipeline/trials.html#trials.error',
                                                                                      'mlops_nb/pipeline/trials.py'),
                                           'mlops_nb.pipeline.trials.Trials.look': ( '30_pipeline/trials.html#trials.look',

@@ -116,12 +116,13 @@ def tell_run(
     if run.get("parent"):
         screen.line(f"child of the sweep {run['parent']}")
     _tell_members(screen, members)
-    screen.line()
     steps = run["steps"]
     names = [label(step["step"], step.get("variant")) for step in steps]
     told = zip(steps, names, strict=True)
     rows = [[screen.state(state_of(s)), name, duration(s.get("seconds")), "; ".join(s["reasons"])] for s, name in told]
-    screen.table(["state", "step", "took", "why"], rows, right=[2])
+    if rows:
+        screen.line()
+        screen.table(["state", "step", "took", "why"], rows, right=[2])
     for step in steps:
         for text in finding_words(step, 3):
             screen.line(screen.style(f"! {text}", "yellow"))

@@ -91,6 +91,11 @@ class Trials(Supply):
         self.going[number] = Going(asked, time.monotonic())
         return plan
 
+    def done(self) -> str:
+        "Why there is nothing left to try, of a search that has a best trial; empty where there is"
+        trials = self.study.trials()
+        return self._over(trials) if best_of(trials, self.wanted.minimize) else ""
+
     def _over(self, trials: Sequence[Trial]) -> str:
         if self.trouble:
             return "it failed"

@@ -56,7 +56,10 @@ def test_the_same_search_goes_on_and_another_one_begins_anew(project):
     first = search(project, trials=3).document
     again = search(project, trials=3).document
     more = search(project, trials=5).document
-    assert again["trials"] == first["trials"]
+    assert again["trials"] == first["trials"] and again["best"] == first["best"]
+    assert again["run"] is None and again["over"] == "3 trials are done"
+    with project.ledger as ledger:
+        assert len(ledger.runs(limit=100)) == 7, "two searches with their trials; the one between left nothing"
     assert more["trials"][:3] == first["trials"] and len(more["trials"]) == 5
     assert len(search(project, trials=2, parameters={"split.rows": 4}).document["trials"]) == 2
     write_churn(project, LOSS.replace("0.01", "0.02"))
