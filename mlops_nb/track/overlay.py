@@ -8,6 +8,7 @@ __all__ = ['BLOCKS', 'COLOURS', 'DASHES', 'WIDTH', 'HEIGHT', 'LEFT', 'BOTTOM', '
 
 # %% ../../nbs/40_track/20_overlay.ipynb #3ced8861
 import html
+import math
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -58,12 +59,22 @@ def _scale(values: Sequence[float], start: float, end: float) -> Any:
     return lambda value: start + (value - low) / span * (end - start)
 
 
+def _finite(curve: Curve) -> Curve:
+    "The points that have a place in a picture"
+    kept = [number for number, value in enumerate(curve.values) if math.isfinite(value)]
+    if len(kept) == len(curve.values):
+        return curve
+    places, times, values = ([column[n] for n in kept] for column in (curve.places, curve.times, curve.values))
+    return curve._replace(places=tuple(places), times=tuple(times), values=tuple(values))
+
+
 def overlay_svg(
     title: str,
     curves: Mapping[str, Curve],  # by run, the best first
 ) -> str:
     "The curves of several runs as one SVG"
-    shown = dict(list(curves.items())[: len(COLOURS)])
+    shown = {run: _finite(curve) for run, curve in list(curves.items())[: len(COLOURS)]}
+    shown = {run: curve for run, curve in shown.items() if curve.values}
     steps = [step for curve in shown.values() for step in curve.places]
     values = [value for curve in shown.values() for value in curve.values]
     height = HEIGHT + 18 * len(shown)
