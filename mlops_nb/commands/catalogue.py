@@ -15,7 +15,6 @@ from mlops_nb.commands.catalogue_look import (
     LEADERBOARD,
     LINEAGE,
     LOGS,
-    MODELS,
     NOTE,
     OPEN,
     REPORT,
@@ -23,6 +22,16 @@ from mlops_nb.commands.catalogue_look import (
     SHOW,
     STAR,
     TAG,
+)
+from mlops_nb.commands.catalogue_registry import (
+    APPROVE,
+    MODELS,
+    NOTE_MODEL,
+    PROMOTE,
+    REJECT,
+    ROLLBACK,
+    TAG_MODEL,
+    WAIVE,
 )
 from .grammar import Argument, Command, Option, count, positive, span
 
@@ -366,6 +375,7 @@ COMMANDS = {
     for command in (
         *(RUN, PLAN, SEARCH, AUTOML, RERUN, SNAPSHOT, PAPERMILL, LINT),
         *(RUNS, LEADERBOARD, SHOW, DIFF, LINEAGE, REPORT, LOGS, OPEN, MODELS),
+        *(PROMOTE, ROLLBACK, APPROVE, REJECT, WAIVE, TAG_MODEL, NOTE_MODEL),
         *(SYNC, TAG, NOTE, STAR, EXPORT, DELETE),
         *(NEW, CONFIG, DOCTOR, GC, FSCK, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
     )

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIMIT', 'OF_PIPELINE', 'WHERE', 'SORT', 'RUNS', 'LEADERBOARD', 'TAG', 'NOTE', 'STAR', 'EXPORT', 'DELETE', 'SHOW',
-           'LOGS', 'OPEN', 'HTML', 'DIFF', 'LINEAGE', 'REPORT', 'MODELS']
+           'LOGS', 'OPEN', 'HTML', 'DIFF', 'LINEAGE', 'REPORT']
 
 # %% ../../nbs/95_cli/02_catalogue_look.ipynb #2ea424b2
 from .grammar import Argument, Command, Option, age, count
@@ -214,12 +214,4 @@ REPORT = Command(
     ),
     (("mlops-nb report latest --open", "look at it"), ("mlops-nb report latest -o run.html", "to send it on")),
 )
-MODELS = Command(
-    "models",
-    "List registered models, their versions, aliases and verdicts",
-    "Look",
-    "mlops_nb.commands.look:models",
-    (Argument("NAME", "one model", False, "model"),),
-    (),
-    (("mlops-nb models", "every version"), ("mlops-nb models churn --json", "one model, for a program")),
-)
+

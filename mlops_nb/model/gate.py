@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['MEASURED', 'UNITS', 'CHECKED', 'DIFFERENCE', 'SIGNS', 'FORM', 'CHOICES', 'Waiver', 'Gate', 'parse_gate',
-           'parse_gates']
+           'parse_gates', 'run_started']
 
-# %% ../../nbs/50_model/29_gate.ipynb #81c91649
+# %% ../../nbs/50_model/29_gate.ipynb #49ffcc93
 import re
 from math import isfinite
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..core.errors import UsageError, did_you_mean
+from ..core.settings import Settings
 
 # %% ../../nbs/50_model/29_gate.ipynb #d6ec7a78
 MEASURED = {"model_size": "bytes", "latency": "seconds", "energy": "watt hours", "carbon": "grams"}
@@ -31,7 +32,7 @@ DIFFERENCE = "champion_difference"  # by which a version is better than the cham
 SIGNS = (">=", "<=", ">", "<", "==")
 FORM = "Write METRIC[SLICE] >= NUMBER, such as roc_auc >= 0.9 or roc_auc[sex=female] >= 0.85, n >= 100."
 
-# %% ../../nbs/50_model/29_gate.ipynb #a1ba5c9d
+# %% ../../nbs/50_model/29_gate.ipynb #9e8fd3d2
 class Waiver(NamedTuple):
     "Somebody's word that a gate does not count for a version, until a day"
 
@@ -68,16 +69,12 @@ class Gate(NamedTuple):
     @property
     def limit(self) -> str:
         "The number as it was written, with its unit"
-        shown = f"{self.value / UNITS[self.unit][1]:.12g} {self.unit}" if self.unit else f"{self.value:.12g}"
-        return shown
+        return f"{self.value / UNITS[self.unit][1]:.12g} {self.unit}" if self.unit else f"{self.value:.12g}"
 
     @property
     def text(self) -> str:
         "The one way to write it: equal gates have equal texts"
-        if self.metric in CHECKED:
-            head = self.metric
-        else:
-            head = f"{self.name} {self.op} {self.limit}"
+        head = self.metric if self.metric in CHECKED else f"{self.name} {self.op} {self.limit}"
         said = [f"n >= {self.min_n}"] if self.min_n else []
         said += ["missing = pass"] if self.on_missing == "pass" else []
         said += [f"bound = {self.bound}"] if self.bound != "unfavourable" else []
@@ -178,3 +175,11 @@ def parse_gates(
     lines = [texts] if isinstance(texts, str) else texts
     parts = [part.strip() for line in lines for part in re.split(r"[;\n]", line)]
     return list(dict.fromkeys(parse_gate(part) for part in parts if part))
+
+# %% ../../nbs/50_model/29_gate.ipynb #65a3b9b3
+def run_started(run: dict[str, Any], settings: Settings) -> None:
+    "Refuse a run whose gates cannot be read"
+    parse_gates(settings.registry.gates)
+    for name, value in run["parameters"].items():
+        if name.endswith(".gates") and isinstance(value, list):
+            parse_gates(value)

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['APPROVAL', 'REJECTION', 'VERBS', 'person', 'approvers', 'need_role', 'Approvals', 'read_approvals', 'trainer', 'say']
 
-# %% ../../nbs/60_registry/23_approvals.ipynb #c5915621
+# %% ../../nbs/60_registry/23_approvals.ipynb #44d5881d
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..core.errors import Refused, UsageError
+from ..core.errors import Refused
 from ..core.settings import Settings
 
 # %% ../../nbs/60_registry/23_approvals.ipynb #ca0f4fcd

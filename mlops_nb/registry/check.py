@@ -7,7 +7,7 @@ __all__ = ['checks', 'PREDICTIONS', 'ALONE', 'Candidate', 'read_artifact', 'impo
            'latency', 'champion_difference', 'predictions', 'contract', 'onnx_parity', 'data_consent', 'run_gates',
            'check_version', 'check_gates']
 
-# %% ../../nbs/60_registry/21_check.ipynb #784f6c44
+# %% ../../nbs/60_registry/21_check.ipynb #2c4a7313
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +22,9 @@ from ..core.hashing import sha256_file
 from ..core.registry import Registry
 from ..core.settings import Settings, load_settings
 from ..core.store import Store
+from ..model.gate import CHECKED, DIFFERENCE, Gate, parse_gates
 from .champion import ENOUGH, Contender, difference, unseen
-from .gates import CHECKED, DIFFERENCE, Gate, GateReport, GateResult, Row, judge_gate, parse_gates
+from .gates import GateReport, GateResult, Row, judge_gate
 from .packages import PackageFile
 from .versions import CHAMPION, find_version
 from .waivers import standing_waivers

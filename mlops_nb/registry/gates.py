@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Row', 'WORDS', 'GateResult', 'judge_gate', 'shown', 'GateReport']
 
-# %% ../../nbs/60_registry/20_gates.ipynb #489b0b11
-from collections.abc import Callable, Iterable, Mapping, Sequence
+# %% ../../nbs/60_registry/20_gates.ipynb #f4540708
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.errors import Refused, did_you_mean
-from ..model.gate import CHECKED, DIFFERENCE, MEASURED, UNITS, Gate, Waiver, parse_gate, parse_gates
+from ..model.gate import CHECKED, MEASURED, UNITS, Gate, Waiver
 
 # %% ../../nbs/60_registry/20_gates.ipynb #08554b1e
 if TYPE_CHECKING:

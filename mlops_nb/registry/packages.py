@@ -51,6 +51,8 @@ class PackageFile:
         try:
             with ZipFile(self.path) as archive:
                 return archive.read(member)
+        except FileNotFoundError:
+            raise self._damaged("its file is gone") from None
         except (BadZipFile, KeyError) as error:
             raise self._damaged(str(error)) from None
 

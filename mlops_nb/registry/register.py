@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import Busy, MlopsError
+from ..core.errors import Busy, MlopsError, StorageError
 from ..core.faults import point
 from ..core.files import atomic_write, make_folder
 from ..core.hashing import canonical_json, sha256_bytes, sha256_file
@@ -26,7 +26,7 @@ from .champion import Contender, Verdict, first_version, judge
 from .check import check_version, importable, predictions, read_artifact
 from .gates import GateReport
 from .packages import PackageFile
-from .releases import Arm, Document, is_current, publish
+from .releases import Arm, Document, Release, generations, is_current, publish
 from .versions import CHAMPION, KEPT, verdict_of
 
 # %% ../../nbs/60_registry/07_register.ipynb #aee4a8f3
@@ -248,14 +248,36 @@ def _is_released(registrar: Registrar, name: str) -> bool:
 def _champion_release(registrar: Registrar, name: str) -> tuple[Document, dict[str, bytes]]:
     standing = registrar.ledger.alias(name, CHAMPION)
     assert standing is not None, f"{name} has versions and no champion"
-    package = registrar.package(registrar.version_of(name, standing)["digest"])
+    digest = registrar.version_of(name, standing)["digest"]
+    try:
+        return _release_of(standing, registrar.package(digest))
+    except StorageError:
+        if kept := _kept_release(registrar.releases / name, standing, digest):
+            return kept
+        raise
+
+
+def _kept_release(folder: Path, version: int, digest: str) -> tuple[Document, dict[str, bytes]] | None:
+    "An earlier release of the same version, whole: it is there even where the package is not any more"
+    for place in sorted(generations(folder), reverse=True) if folder.is_dir() else ():
+        try:
+            release = Release(folder / place)
+            document = release.document._replace(generation=0)
+            if [(arm.version, arm.digest) for arm in document.arms] == [(version, digest)]:
+                return document, {name: release.read(name) for name in document.files}
+        except StorageError as error:
+            warn(error.message)
+    return None
+
+
+def _release_of(standing: int, package: PackageFile) -> tuple[Document, dict[str, bytes]]:
     folder = f"versions/{standing}"
     manifest = package.manifest
     metrics = canonical_json({"metric": manifest["metric"], "metrics": manifest["metrics"]})
     contents = {f"{folder}/{file}": data for file, data in package.served_files().items()}
     contents[f"{folder}/metrics.json"] = metrics
     arms = (Arm(standing, package.digest, 1.0, folder),)
-    return Document(name, manifest["task"], arms, _hashes(contents)), contents
+    return Document(manifest["name"], manifest["task"], arms, _hashes(contents)), contents
 
 
 REQUIREMENTS = "requirements.txt"
