@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['INTERPRETER', 'LONGEST', 'BOOT', 'STREAMS', 'PATIENCE', 'Progress', 'kept', 'with_absolute_paths', 'interpreter_key',
-           'own_umask', 'temporary_folder', 'socket_folder', 'socket_path', 'start_shared', 'WorkerGone', 'OwnServer',
-           'Executor', 'executor_for', 'ask_server']
+           'own_umask', 'temporary_folder', 'socket_folder', 'socket_path', 'socket_paths', 'start_shared',
+           'WorkerGone', 'OwnServer', 'Executor', 'executor_for', 'ask_server']
 
 # %% ../../../nbs/20_notebook/41_fork_executor.ipynb #982d8f3a
 import atexit
@@ -71,10 +71,20 @@ def socket_folder() -> Path | None:
     return folder if safe and len(os.fsencode(folder)) <= LONGEST else None
 
 
+def _key(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
+
+
 def socket_path(folder: Path, workspace: str | os.PathLike[str]) -> Path:
-    "The socket of a workspace's server"
-    named = [str(Path(workspace).resolve()), sys.executable, interpreter_key(os.environ)]
-    return folder / f"{hashlib.sha256(json.dumps(named).encode()).hexdigest()[:24]}.sock"
+    "The socket of a workspace's server for commands with this process's environment"
+    environment = _key([sys.executable, interpreter_key(os.environ)])
+    return folder / f"{_key(str(Path(workspace).resolve()))}-{environment}.sock"
+
+
+def socket_paths(folder: Path, workspace: str | os.PathLike[str]) -> list[Path]:
+    "The sockets of a workspace's servers for commands with any environment, this one's first"
+    own = socket_path(folder, workspace)
+    return [own, *sorted(path for path in folder.glob(f"{own.name[:12]}-*.sock") if path != own)]
 
 # %% ../../../nbs/20_notebook/41_fork_executor.ipynb #fd785e6e
 BOOT = "import sys; sys.path[0] = {!r}; from mlops_nb.notebook.fork.server import main; sys.path.pop(0); main()"
