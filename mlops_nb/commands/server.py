@@ -15,8 +15,7 @@ from typing import Any
 from .terminal import Answer, Terminal, duration
 from ..core.errors import UsageError, did_you_mean
 from ..core.settings import Settings, load_settings
-from ..notebook.fork.client import can_fork
-from ..notebook.fork.executor import Executor, ask_server, socket_folder, socket_paths, start_shared
+from ..notebook.fork.executor import Executor, ask_server, can_fork, socket_folder, socket_paths, start_shared
 
 # %% ../../nbs/95_cli/11_server.ipynb #cba04d3c
 IDLE = 600.0  # seconds, outside of a project
