@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['FIRST', 'KIND', 'write_private', 'private_folder', 'passphrase_file', 'passphrase', 'make_private', 'public_text',
-           'read_public', 'KeyRing']
+           'read_public', 'warn', 'KeyRing']
 
-# %% ../../nbs/60_registry/30_keyring.ipynb #eb01c2fb
+# %% ../../nbs/60_registry/30_keyring.ipynb #4bc7bccb
+import logging
 import os
 import secrets
 from collections.abc import Callable
@@ -122,9 +123,14 @@ def read_public(
         raise UsageError("This public key is of another kind: models are signed by ECDSA on the curve P-256.", hint)
     return _text(public)
 
-# %% ../../nbs/60_registry/30_keyring.ipynb #0ce3d8f5
+# %% ../../nbs/60_registry/30_keyring.ipynb #5be9a03d
 FIRST = "project"  # name of the key that is made without asking
 KIND = "key"  # kind of the events about keys
+
+
+def warn(text: str) -> None:
+    "Say what is amiss although the work goes on"
+    logging.getLogger("mlops_nb.registry").warning(text)
 
 
 class KeyRing:
@@ -146,6 +152,10 @@ class KeyRing:
         "Where the private part of a key is, if it is here"
         return self.folder / f"{name}.pem"
 
+    def public_path(self, name: str) -> Path:
+        "Where the public part of a key that was made here is, to be given to others"
+        return self.folder / f"{name}.pub"
+
     def own(self) -> list[TrustedKey]:
         "Keys whose private part is here"
         return [key for key in self.keys() if self.private_path(key.name).is_file()]
@@ -164,6 +174,18 @@ class KeyRing:
             message = f"None of the keys in {self.settings.registry.trusted_keys} has its private part in {self.folder}."
             raise UsageError(message, "Make one and trust it there: mlops-nb keys new NAME.")
         return self.new(FIRST)
+
+    def signer(self) -> tuple[TrustedKey, "EllipticCurvePrivateKey"]:
+        "The key that signs with its private part; a new one where a workspace came without its passphrase"
+        key, registry = self.signing_key(), self.settings.registry
+        try:
+            return key, self.load(key)
+        except UsageError:
+            if registry.passphrase or registry.trusted_keys:
+                raise
+            new = self.new(self.next_name())
+            warn(f"the private key {key.name} cannot be opened here: its passphrase is elsewhere; {new.name} signs now")
+            return new, self.load(new)
 
     def load(self, key: TrustedKey) -> "EllipticCurvePrivateKey":
         "The private part of a key"
@@ -195,6 +217,7 @@ class KeyRing:
             private, text = make_private(passphrase(self.settings))
             key = TrustedKey(name, public_text(private), check_roles(roles), moment(), expires)
             write_private(self.private_path(name), text)
+            atomic_write(self.public_path(name), key.public_key)
             self._record("new", key, roles=list(roles), expires=expires)
             self._write([*self.keys(), key])
         return key
@@ -244,11 +267,12 @@ class KeyRing:
     ) -> tuple[TrustedKey, list[TrustedKey]]:
         "A new key that signs from now on, and the old ones, which soon expire"
         old = [key for key in self.own() if key.state() == "trusted" and "serve" in key.roles]
-        new = self.new(self._next_name())
+        new = self.new(self.next_name())
         end = moment(keep)
         return new, [self.change(key.name, "retire", lambda key: key._replace(expires=_sooner(key, end))) for key in old]
 
-    def _next_name(self) -> str:
+    def next_name(self) -> str:
+        "A name that no key has yet"
         names = {key.name for key in self.keys()}
         return next(name for number in range(1, 10_000) if (name := _numbered(number)) not in names)
 

@@ -136,7 +136,7 @@ def sign_files(
     }
     return json.dumps(bundle, separators=(",", ":")).encode()
 
-# %% ../../nbs/60_registry/32_signature.ipynb #e72a28fc
+# %% ../../nbs/60_registry/32_signature.ipynb #5a1d4802
 LONGEST = 64 << 20  # bytes of a signature that is read
 
 
@@ -152,7 +152,7 @@ class Signature(NamedTuple):
     @property
     def root(self) -> str:
         "The hash over all files"
-        return root_digest([self.files[name] for name in sorted(self.files)])
+        return root_digest([*self.files.values()])
 
 
 def parse_signature(content: bytes) -> Signature:
@@ -165,7 +165,7 @@ def parse_signature(content: bytes) -> Signature:
         payload, value = _decode(envelope["payload"]), _decode(envelope["signatures"][0]["sig"])
         subject, files = _claims(json.loads(payload))
         return Signature(str(material["publicKey"]["hint"]), subject, files, payload, value)
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"it is no model signing bundle by a key ({type(error).__name__}: {error})") from None
 
 
@@ -215,11 +215,11 @@ def made_by(
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    public = load_pem_public_key(public_key.encode())
-    if not isinstance(public, EllipticCurvePublicKey):
-        return False
     try:
+        public = load_pem_public_key(public_key.encode())
+        if not isinstance(public, EllipticCurvePublicKey):
+            return False
         public.verify(signature.value, _signed_bytes(signature.payload), ECDSA(SHA256()))
-    except InvalidSignature:
+    except (InvalidSignature, ValueError):  # another key made it, or this is the text of no key
         return False
     return True
