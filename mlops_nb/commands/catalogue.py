@@ -24,6 +24,16 @@ from mlops_nb.commands.catalogue_look import (
     STAR,
     TAG,
 )
+from mlops_nb.commands.catalogue_trust import (
+    KEYS,
+    KEYS_LIST,
+    KEYS_NEW,
+    KEYS_REVOKE,
+    KEYS_ROTATE,
+    KEYS_TRUST,
+    SIGN,
+    VERIFY,
+)
 from .grammar import Argument, Command, Option, count, positive, span
 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #327516b4
@@ -367,6 +377,7 @@ COMMANDS = {
         *(RUN, PLAN, SEARCH, AUTOML, RERUN, SNAPSHOT, PAPERMILL, LINT),
         *(RUNS, LEADERBOARD, SHOW, DIFF, LINEAGE, REPORT, LOGS, OPEN, MODELS),
         *(SYNC, TAG, NOTE, STAR, EXPORT, DELETE),
+        *(SIGN, VERIFY, KEYS, KEYS_LIST, KEYS_NEW, KEYS_TRUST, KEYS_REVOKE, KEYS_ROTATE),
         *(NEW, CONFIG, DOCTOR, GC, FSCK, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
     )
 }

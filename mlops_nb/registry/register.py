@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import Busy, MlopsError
 from ..core.faults import point
 from ..core.files import atomic_write, make_folder
-from ..core.hashing import canonical_json, sha256_bytes, sha256_file
+from ..core.hashing import sha256_bytes, sha256_file
 from ..core.locks import FileLock
 from ..core.settings import Settings
 from ..core.store import Store
 from ..pipeline.statcache import StatCache
 from .bento_store import compare, model_folder, save_model
 from .champion import Contender, Verdict, first_version, judge
+from .folder import save_version
 from .packages import PackageFile
 from .releases import Arm, Document, is_current, publish
 from .versions import CHAMPION, KEPT, verdict_of
@@ -78,6 +79,7 @@ class Registrar:
     ) -> dict[str, Any]:
         "Register, compare and release one package; the model as the run's document has it"
         name, version = register(self, digest)
+        save_version(self, name, version)
         save_copy(self, name, version, digest)
         decide(self, name, version)
         release_champion(self, name)
@@ -239,21 +241,27 @@ def _is_released(registrar: Registrar, name: str) -> bool:
     if not newest or standing not in [arm["version"] for arm in newest[0]["document"]["arms"]]:
         return False
     document = Document.parse(newest[0]["document"])._replace(generation=newest[0]["generation"])
-    complete = (registrar.releases / REQUIREMENTS).is_file()
+    complete = (registrar.releases / REQUIREMENTS).is_file() and _holds_version(registrar, name, document)
     return complete and is_current(registrar.releases, document, registrar.hash_of)
+
+
+def _holds_version(registrar: Registrar, name: str, document: Document) -> bool:
+    "Whether a release has a copy of the champion's folder, as it is signed today"
+    standing = registrar.ledger.alias(name, CHAMPION)
+    assert standing is not None, f"{name} has versions and no champion"
+    folder = save_version(registrar, name, standing)
+    here = {f"versions/{standing}/{path.name}": registrar.hash_of(path) for path in folder.iterdir()}
+    return here.items() <= document.files.items()
 
 
 def _champion_release(registrar: Registrar, name: str) -> tuple[Document, dict[str, bytes]]:
     standing = registrar.ledger.alias(name, CHAMPION)
     assert standing is not None, f"{name} has versions and no champion"
-    package = registrar.package(registrar.version_of(name, standing)["digest"])
-    folder = f"versions/{standing}"
-    manifest = package.manifest
-    metrics = canonical_json({"metric": manifest["metric"], "metrics": manifest["metrics"]})
-    contents = {f"{folder}/{file}": data for file, data in package.served_files().items()}
-    contents[f"{folder}/metrics.json"] = metrics
-    arms = (Arm(standing, package.digest, 1.0, folder),)
-    return Document(name, manifest["task"], arms, _hashes(contents)), contents
+    version, folder = registrar.version_of(name, standing), f"versions/{standing}"
+    files = save_version(registrar, name, standing).iterdir()
+    contents = {f"{folder}/{path.name}": path.read_bytes() for path in files}
+    arms = (Arm(standing, version["digest"], 1.0, folder),)
+    return Document(name, version["task"], arms, _hashes(contents)), contents
 
 
 REQUIREMENTS = "requirements.txt"
