@@ -14,7 +14,7 @@ import pandas as pd
 
 from .artifact import final_estimator
 from .combinations import Combinations
-from .onnx_columns import TYPES, Unconvertible, combined, feed, features
+from .onnx_columns import TYPES, Unconvertible, combined, features, feed
 from .onnx_graph import Graph
 from .onnx_trees import boosting, forest, two_classes
 from .own import OwnColumns

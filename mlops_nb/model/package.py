@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from ..data.rows import row_hashes
 from ..data.show import Grid
 from .archive import UNREADABLE, load_estimator, pack
 from .artifact import Model, example_frame, example_records
+from .gate import parse_gates
 from .measures import ranking_metric
 from .schema import InputSchema
 
@@ -99,6 +100,8 @@ class ModelPackage:
         metric: str = "",  # by which versions are ranked; empty: the usual one of the task
         examples: pd.DataFrame | None = None,  # rows that work; default: the model's own
         holdout: str = "split.test",  # artifact with rows to compare versions on
+        gates: Sequence[str] = (),  # what it has to be true to: 'roc_auc >= 0.9'
+        consent: str = "",  # on what ground the data may be used
     ):
         if model.schema is None:
             raise UsageError(
@@ -124,6 +127,8 @@ class ModelPackage:
             "metric_greater_is_better": ranked.greater_is_better,
             "metrics": dict(metrics),
             "holdout": holdout,
+            "gates": [gate.text for gate in parse_gates(list(gates))],
+            "consent": consent.strip(),
             "trusted": model.types(archive),
             "packages": list(model.trusted),
             "requirements": requirements(),

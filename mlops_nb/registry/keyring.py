@@ -171,7 +171,9 @@ class KeyRing:
                 "Make a new one that signs from now on: mlops-nb keys rotate.",
             )
         if self.settings.registry.trusted_keys:
-            message = f"None of the keys in {self.settings.registry.trusted_keys} has its private part in {self.folder}."
+            message = (
+                f"None of the keys in {self.settings.registry.trusted_keys} has its private part in {self.folder}."
+            )
             raise UsageError(message, "Make one and trust it there: mlops-nb keys new NAME.")
         return self.new(FIRST)
 
@@ -234,7 +236,9 @@ class KeyRing:
             self._check_free(name)
             key = TrustedKey(name, read_public(public_key), check_roles(roles), moment(), expires)
             if known := next((one for one in self.keys() if one.id == key.id), None):
-                raise UsageError(f"This key is there already: {known.name}, {known.state()}.", "There is nothing to do.")
+                raise UsageError(
+                    f"This key is there already: {known.name}, {known.state()}.", "There is nothing to do."
+                )
             self._record("trust", key, roles=list(roles), expires=expires)
             self._write([*self.keys(), key])
         return key
@@ -269,7 +273,9 @@ class KeyRing:
         old = [key for key in self.own() if key.state() == "trusted" and "serve" in key.roles]
         new = self.new(self.next_name())
         end = moment(keep)
-        return new, [self.change(key.name, "retire", lambda key: key._replace(expires=_sooner(key, end))) for key in old]
+        return new, [
+            self.change(key.name, "retire", lambda key: key._replace(expires=_sooner(key, end))) for key in old
+        ]
 
     def next_name(self) -> str:
         "A name that no key has yet"
@@ -297,7 +303,11 @@ class KeyRing:
 
 def _why(key: TrustedKey) -> str:
     state = key.state()
-    return f"{state} since {key.revoked or key.expires}" if state != "trusted" else "trusted, but not to sign what is served"
+    return (
+        f"{state} since {key.revoked or key.expires}"
+        if state != "trusted"
+        else "trusted, but not to sign what is served"
+    )
 
 
 def _numbered(number: int) -> str:

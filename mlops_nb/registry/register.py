@@ -8,9 +8,7 @@ __all__ = ['ATTEMPTS', 'REQUIREMENTS', 'warn', 'Registrar', 'register', 'save_co
 
 # %% ../../nbs/60_registry/07_register.ipynb #e2965488
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +20,12 @@ from ..core.locks import FileLock
 from ..core.settings import Settings
 from ..core.store import Store
 from ..pipeline.statcache import StatCache
+from .approvals import read_approvals
 from .bento_store import compare, model_folder, save_model
 from .champion import Contender, Verdict, first_version, judge
+from .check import check_version, importable, predictions, read_artifact
 from .folder import save_version
+from .gates import GateReport
 from .packages import PackageFile
 from .releases import Arm, Document, is_current, publish
 from .versions import CHAMPION, KEPT, verdict_of
@@ -81,11 +82,12 @@ class Registrar:
         name, version = register(self, digest)
         save_version(self, name, version)
         save_copy(self, name, version, digest)
-        decide(self, name, version)
+        refused = decide(self, name, version)
         release_champion(self, name)
         self.hashes.save()
         aliases = self.version_of(name, version)["aliases"]
-        return {"name": name, "version": version, "digest": digest, "aliases": aliases}
+        model = {"name": name, "version": version, "digest": digest, "aliases": aliases}
+        return model | {"refused": refused.refusal().document()} if refused else model
 
 # %% ../../nbs/60_registry/07_register.ipynb #38dd7f95
 def register(
@@ -149,18 +151,37 @@ def decide(
     registrar: Registrar,
     name: str,
     version: int,
-) -> None:
-    "See to it that the champion rule has been applied to a version"
+) -> GateReport | None:
+    "See to it that the champion rule has been applied to a version; its gates, where they refused it"
     for attempt in range(1, ATTEMPTS + 1):
-        if verdict_of(registrar.ledger, name, version):
-            return
+        known = verdict_of(registrar.ledger, name, version)
+        if known and not known["evidence"].get("refused"):
+            return None
+        report = check_version(registrar.settings, registrar.ledger, registrar.version_of(name, version))
         standing = registrar.ledger.alias(name, CHAMPION)
-        verdict = _judge(registrar, name, version, standing)
+        verdict = _judge_gated(registrar, name, version, standing, report)
         try:
-            return _record(registrar.ledger, name, version, standing, verdict)
+            if known is None or known["reason"] != verdict.reason:
+                _record(registrar.ledger, name, version, standing, verdict)
+            return None if report.passed else report
         except Busy:
             if attempt == ATTEMPTS:
                 raise
+    return None
+
+
+def _judge_gated(registrar: Registrar, name: str, version: int, standing: int | None, report: GateReport) -> Verdict:
+    "The verdict on a version: by its gates, then by the rule, then by whoever has to approve it"
+    evidence = {"gates": report.document()} if len(report) else {}
+    if not report.passed:
+        evidence |= {"candidate": version, "champion": standing, "refused": True}
+        return Verdict(False, report.refusal().message.rstrip("."), evidence)
+    verdict = _judge(registrar, name, version, standing)
+    approvals = read_approvals(registrar.settings, registrar.ledger, registrar.version_of(name, version))
+    if verdict.moves and not approvals.enough:
+        waits = f"{verdict.reason}, and {approvals.missing(f'{name}:{version}')}"
+        return Verdict(False, waits, verdict.evidence | evidence)
+    return verdict._replace(evidence=verdict.evidence | evidence)
 
 
 def _record(ledger: "Ledger", name: str, version: int, standing: int | None, verdict: Verdict) -> None:
@@ -179,30 +200,13 @@ def _judge(registrar: Registrar, name: str, version: int, standing: int | None) 
         Contender(number, registrar.package(registrar.version_of(name, number)["digest"]))
         for number in (version, standing)
     )
-    with _importable(registrar.settings.project):
+    with importable(registrar.settings.project):
         return judge(candidate, champion, _holdout_reader(registrar, candidate), score_model)
 
 
-@contextmanager
-def _importable(project: Path) -> Iterator[None]:
-    "Models may hold functions of the project's package, which steps import from the project's folder"
-    sys.path.insert(0, str(project))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(project))
-
-
 def _holdout_reader(registrar: Registrar, candidate: Contender) -> Callable[[], "pd.DataFrame | None"]:
-    def read() -> "pd.DataFrame | None":
-        from mlops_nb.core.serializers import serializers
-
-        artifact = registrar.ledger.artifacts(registrar.run["run"]).get(candidate.package.manifest["holdout"])
-        if artifact is None:
-            return None
-        return serializers[artifact["type"]].read(registrar.store.path(artifact["sha256"]), artifact["meta"])
-
-    return read
+    name = candidate.package.manifest["holdout"]
+    return lambda: read_artifact(registrar.ledger, registrar.store, registrar.run["run"], name)
 
 
 def score_model(
@@ -210,13 +214,9 @@ def score_model(
     rows: "pd.DataFrame",  # target included
 ) -> float | None:
     "The ranking metric of a package's model on rows; None when these rows do not define it"
-    from mlops_nb.model.evaluation import predict_rows, score
+    from mlops_nb.model.scores import score
 
-    schema = package.schema
-    names = [feature["name"] for feature in schema["features"]]
-    table = rows.loc[:, [*names, schema["target"]]]
-    found = predict_rows(package.load_model(), table, schema["target"], schema["task"], schema.get("positive"))
-    return score(found).get(package.manifest["metric"])
+    return score(predictions(package, rows)).get(package.manifest["metric"])
 
 # %% ../../nbs/60_registry/07_register.ipynb #7ab74da4
 def release_champion(
@@ -224,7 +224,7 @@ def release_champion(
     name: str,
 ) -> None:
     "See to it that the champion of a model is released"
-    if _is_released(registrar, name):
+    if registrar.ledger.alias(name, CHAMPION) is None or _is_released(registrar, name):
         return
     with FileLock(make_folder(registrar.releases) / ".lock"):
         document, contents = _champion_release(registrar, name)
