@@ -33,6 +33,16 @@ from mlops_nb.commands.catalogue_registry import (
     TAG_MODEL,
     WAIVE,
 )
+from mlops_nb.commands.catalogue_trust import (
+    KEYS,
+    KEYS_LIST,
+    KEYS_NEW,
+    KEYS_REVOKE,
+    KEYS_ROTATE,
+    KEYS_TRUST,
+    SIGN,
+    VERIFY,
+)
 from .grammar import Argument, Command, Option, count, positive, span
 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #327516b4
@@ -377,6 +387,7 @@ COMMANDS = {
         *(RUNS, LEADERBOARD, SHOW, DIFF, LINEAGE, REPORT, LOGS, OPEN, MODELS),
         *(PROMOTE, ROLLBACK, APPROVE, REJECT, WAIVE, TAG_MODEL, NOTE_MODEL),
         *(SYNC, TAG, NOTE, STAR, EXPORT, DELETE),
+        *(SIGN, VERIFY, KEYS, KEYS_LIST, KEYS_NEW, KEYS_TRUST, KEYS_REVOKE, KEYS_ROTATE),
         *(NEW, CONFIG, DOCTOR, GC, FSCK, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
     )
 }

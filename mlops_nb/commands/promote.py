@@ -13,7 +13,7 @@ from ..core.errors import MlopsError, UsageError
 from ..core.ledger import Ledger
 from ..core.settings import Settings, load_settings
 
-# %% ../../nbs/95_cli/62_promote.ipynb #071e9511
+# %% ../../nbs/95_cli/62_promote.ipynb #96ddda14
 def promote(values: Any, screen: Terminal) -> Answer:
     "`mlops-nb promote NAME[:VERSION] [ALIAS]`"
     from mlops_nb.registry.promote import overridden, prepare
@@ -58,6 +58,8 @@ def _tell(screen: Terminal, found: Any, moved: bool, error: MlopsError | None, c
     else:
         came = f" (version {found.standing} before)" if found.standing and moved else ""
         screen.line(f"✓ {found.model} is {found.alias}{came if moved else ' already'}.")
+    if found.override and found.refusal() and not error:
+        screen.line(f"! by an override of {found.override['by']} until {found.override['until']}, although it is refused.")
 
 
 def tell_gates(screen: Terminal, report: Any) -> None:

@@ -83,6 +83,15 @@ class RegistrySection(NamedTuple):
     "[registry]: what happens to a packaged model"
 
     bento_store: Annotated[bool, "Whether registered models are also saved to the BentoML store"] = True
+    signatures: Annotated[
+        Literal["required", "warn", "off"],
+        "What does not verify by a trusted key: is not served, is served with a warning, or nothing is signed",
+    ] = "required"
+    trusted_keys: Annotated[str, "File of the keys that are trusted; empty is keys/trusted.json in the workspace"] = ""
+    passphrase: Annotated[
+        str,
+        "Reference to what private keys are encrypted under; empty is a file in the user's configuration folder",
+    ] = ""
     gates: Annotated[str, "What every model has to be true to, with semicolons between: roc_auc >= 0.9; contract"] = ""
     approvers: Annotated[str, "Who may approve, reject, waive and override: names of users, with commas between"] = ""
     approvals: Annotated[int, "Approvals that a version needs before it becomes champion", AtLeast(0)] = 0

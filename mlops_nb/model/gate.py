@@ -138,7 +138,10 @@ def _scaled(text: str, metric: str, value: float, unit: str) -> float:
         raise UsageError(f"The bound of the gate '{text}' is no finite number.", FORM)
     if kind and unit not in units:
         said = f"not {unit}" if unit else "and the gate says none"
-        raise UsageError(f"{metric} is measured in {' or '.join(units)}, {said} ('{text}').", f"Write the unit: {metric} <= 5 {units[0]}.")
+        raise UsageError(
+            f"{metric} is measured in {' or '.join(units)}, {said} ('{text}').",
+            f"Write the unit: {metric} <= 5 {units[0]}.",
+        )
     if unit and not kind:
         near = did_you_mean(metric, MEASURED).strip() or f"Only {', '.join(MEASURED)} have a unit."
         raise UsageError(f"{metric} has no unit, and the gate '{text}' says {unit}.", near)

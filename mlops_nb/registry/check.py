@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['checks', 'PREDICTIONS', 'ALONE', 'Candidate', 'read_artifact', 'importable', 'nothing', 'answer', 'model_size',
-           'latency', 'champion_difference', 'predictions', 'contract', 'onnx_parity', 'data_consent', 'run_gates',
-           'check_version', 'check_gates']
+           'latency', 'champion_difference', 'predictions', 'contract', 'onnx_parity', 'data_consent', 'signature',
+           'run_gates', 'check_version', 'check_gates']
 
 # %% ../../nbs/60_registry/21_check.ipynb #2c4a7313
 import sys
@@ -166,7 +166,11 @@ def latency(candidate: Candidate) -> Row:
         predict(row)
         seconds = [_timed(predict, row) for _ in range(PREDICTIONS)]
     note = f"median of {PREDICTIONS} predictions of one row, on this machine"
-    return {"value": sorted(seconds)[PREDICTIONS // 2], "note": note, "todo": "Make a smaller model, or allow more time."}
+    return {
+        "value": sorted(seconds)[PREDICTIONS // 2],
+        "note": note,
+        "todo": "Make a smaller model, or allow more time.",
+    }
 
 
 def _timed(work: Callable[[Any], Any], value: Any) -> float:
@@ -220,7 +224,10 @@ def champion_difference(candidate: Candidate) -> Row:
         return nothing(f"the run has no {name} to compare on", "Run split, train and package together.")
     rows = unseen(holdout, pair)
     if len(rows) < ENOUGH:
-        return {**nothing(f"only {len(rows)} of {len(holdout)} rows of {name} are new to both, {ENOUGH} are needed"), "n": len(rows)}
+        return {
+            **nothing(f"only {len(rows)} of {len(holdout)} rows of {name} are new to both, {ENOUGH} are needed"),
+            "n": len(rows),
+        }
     with importable(candidate.settings.project):
         return _paired(candidate.package, champion.package, rows)
 
@@ -284,6 +291,24 @@ def data_consent(candidate: Candidate) -> Row:
     return answer(bool(ground), note, "Say it in the parameter consent of the package step.")
 
 
+def signature(candidate: Candidate) -> Row:
+    "Whether the version's folder is what a trusted key signed"
+    from mlops_nb.registry.folder import version_folder
+    from mlops_nb.registry.keys import trusted_keys
+    from mlops_nb.registry.verify import NotVerified, verify_folder
+
+    if candidate.version is None:
+        return nothing("it is signed when it is registered", "Check the registered version.")
+    name, number = candidate.version["name"], candidate.version["version"]
+    folder = version_folder(candidate.settings.workspace.path, name, number)
+    try:
+        verified = verify_folder(folder, trusted_keys(candidate.settings), subject=f"{name}:{number}")
+    except NotVerified as error:
+        return answer(False, error.message.rstrip("."), error.hint)
+    return answer(True, f"signed by {verified.key.name}")
+
+
+checks.register("signature", signature)
 checks.register("onnx_parity", onnx_parity)
 checks.register("data_consent", data_consent)
 
@@ -303,7 +328,9 @@ def _result(candidate: Candidate, gate: Gate) -> GateResult:
     if gate.metric in checks and not gate.slice:
         return judge_gate(gate, _checked(candidate, gate.metric))
     if gate.metric in CHECKED:
-        return judge_gate(gate, nothing(f"{gate.metric} is not available: nothing here can check it", "Leave the gate out."))
+        return judge_gate(
+            gate, nothing(f"{gate.metric} is not available: nothing here can check it", "Leave the gate out.")
+        )
     return judge_gate(gate, None, [*candidate.rows, *checks, *CHECKED])
 
 

@@ -174,7 +174,13 @@ class GateReport(Sequence[GateResult]):
         "The table as it is shown"
         from mlops_nb.data.show import Grid, count
 
-        said = f", {count(len(self.stopped), 'gate')} not passed" if self.stopped else ", all passed" if self.results else ""
+        said = (
+            f", {count(len(self.stopped), 'gate')} not passed"
+            if self.stopped
+            else ", all passed"
+            if self.results
+            else ""
+        )
         caption = f"{self.model}: {count(len(self.results), 'gate')}{said}"
         heads = ["gate", "value", "interval", "rows", "verdict", "why", "what to do"]
         return Grid(caption, heads, [_cells(result) for result in self.results], ["value", "interval"])
@@ -209,7 +215,11 @@ def _cells(result: GateResult) -> list[Any]:
     gate, numbers = result.gate, (result.low, result.high)
     plain = gate.metric in CHECKED
     value = "–" if result.value is None else ("yes" if result.value else "no") if plain else shown(gate, result.value)
-    interval = " to ".join("…" if end is None else shown(gate, end) for end in numbers) if any(end is not None for end in numbers) else ""
+    interval = (
+        " to ".join("…" if end is None else shown(gate, end) for end in numbers)
+        if any(end is not None for end in numbers)
+        else ""
+    )
     return [gate.text, value, interval, result.n, WORDS[result.verdict], result.why, result.todo]
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import Busy, MlopsError, StorageError
 from ..core.faults import point
 from ..core.files import atomic_write, make_folder
-from ..core.hashing import canonical_json, sha256_bytes, sha256_file
+from ..core.hashing import sha256_bytes, sha256_file
 from ..core.locks import FileLock
 from ..core.settings import Settings
 from ..core.store import Store
@@ -24,6 +24,7 @@ from .approvals import read_approvals
 from .bento_store import compare, model_folder, save_model
 from .champion import Contender, Verdict, first_version, judge
 from .check import check_version, importable, predictions, read_artifact
+from .folder import save_version
 from .gates import GateReport
 from .packages import PackageFile
 from .releases import Arm, Document, Release, generations, is_current, publish
@@ -79,6 +80,7 @@ class Registrar:
     ) -> dict[str, Any]:
         "Register, compare and release one package; the model as the run's document has it"
         name, version = register(self, digest)
+        save_version(self, name, version)
         save_copy(self, name, version, digest)
         refused = decide(self, name, version)
         release_champion(self, name)
@@ -168,9 +170,7 @@ def decide(
     return None
 
 
-def _judge_gated(
-    registrar: Registrar, name: str, version: int, standing: int | None, report: GateReport
-) -> Verdict:
+def _judge_gated(registrar: Registrar, name: str, version: int, standing: int | None, report: GateReport) -> Verdict:
     "The verdict on a version: by its gates, then by the rule, then by whoever has to approve it"
     evidence = {"gates": report.document()} if len(report) else {}
     if not report.passed:
@@ -241,18 +241,27 @@ def _is_released(registrar: Registrar, name: str) -> bool:
     if not newest or standing not in [arm["version"] for arm in newest[0]["document"]["arms"]]:
         return False
     document = Document.parse(newest[0]["document"])._replace(generation=newest[0]["generation"])
-    complete = (registrar.releases / REQUIREMENTS).is_file()
+    complete = (registrar.releases / REQUIREMENTS).is_file() and _holds_version(registrar, name, document)
     return complete and is_current(registrar.releases, document, registrar.hash_of)
+
+
+def _holds_version(registrar: Registrar, name: str, document: Document) -> bool:
+    "Whether a release has a copy of the champion's folder, as it is signed today"
+    standing = registrar.ledger.alias(name, CHAMPION)
+    assert standing is not None, f"{name} has versions and no champion"
+    folder = save_version(registrar, name, standing)
+    here = {f"versions/{standing}/{path.name}": registrar.hash_of(path) for path in folder.iterdir()}
+    return here.items() <= document.files.items()
 
 
 def _champion_release(registrar: Registrar, name: str) -> tuple[Document, dict[str, bytes]]:
     standing = registrar.ledger.alias(name, CHAMPION)
     assert standing is not None, f"{name} has versions and no champion"
-    digest = registrar.version_of(name, standing)["digest"]
+    version = registrar.version_of(name, standing)
     try:
-        return _release_of(standing, registrar.package(digest))
+        return _release_of(registrar, version)
     except StorageError:
-        if kept := _kept_release(registrar.releases / name, standing, digest):
+        if kept := _kept_release(registrar.releases / name, standing, version["digest"]):
             return kept
         raise
 
@@ -270,14 +279,12 @@ def _kept_release(folder: Path, version: int, digest: str) -> tuple[Document, di
     return None
 
 
-def _release_of(standing: int, package: PackageFile) -> tuple[Document, dict[str, bytes]]:
-    folder = f"versions/{standing}"
-    manifest = package.manifest
-    metrics = canonical_json({"metric": manifest["metric"], "metrics": manifest["metrics"]})
-    contents = {f"{folder}/{file}": data for file, data in package.served_files().items()}
-    contents[f"{folder}/metrics.json"] = metrics
-    arms = (Arm(standing, package.digest, 1.0, folder),)
-    return Document(manifest["name"], manifest["task"], arms, _hashes(contents)), contents
+def _release_of(registrar: Registrar, version: dict[str, Any]) -> tuple[Document, dict[str, bytes]]:
+    number, folder = version["version"], f"versions/{version['version']}"
+    files = save_version(registrar, version["name"], number).iterdir()
+    contents = {f"{folder}/{path.name}": path.read_bytes() for path in files}
+    arms = (Arm(number, version["digest"], 1.0, folder),)
+    return Document(version["name"], version["task"], arms, _hashes(contents)), contents
 
 
 REQUIREMENTS = "requirements.txt"

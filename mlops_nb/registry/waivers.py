@@ -33,7 +33,9 @@ def check_day(
         day = date.fromisoformat(text or "")
     except ValueError:
         said = f"'{text}' is no day" if text else "no day is given"
-        raise UsageError(f"{what} ends on a day, and {said}.", "Write it as 2027-01-31: --until 2027-01-31.", value=text) from None
+        raise UsageError(
+            f"{what} ends on a day, and {said}.", "Write it as 2027-01-31: --until 2027-01-31.", value=text
+        ) from None
     if day < today():
         raise UsageError(f"{what} until {day} has expired before it began.", "Choose a day to come.", value=text)
     return day.isoformat()

@@ -13,10 +13,11 @@ from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from typing import Any
 
-from ..core.errors import StorageError, UsageError
+from ..core.errors import MlopsError, StorageError
 from ..model.archive import load_estimator
 from ..model.schema import InputSchema, frame_from_columns
 from ..registry.releases import Arm, Release
+from ..registry.verify import Verified
 from .requests import Records, RequestReader
 
 # %% ../../nbs/70_serve/06_predictor.ipynb #ea613185
@@ -105,16 +106,17 @@ class ReleasedModel:
         self,
         release: Release,  # its files are compared with their hashes as they are read
         max_rows: int = 10_000,  # records that one request may carry
+        verified: Verified | None = None,  # the version's folder, when its signature was verified
     ):
         self._arm = release.document.arms[0]
-        self._release = release
+        self._release, self._verified = release, verified
         self.model, self.generation = release.document.model, release.document.generation
         self.version, self.digest = self._arm.version, self._arm.digest
-        self.manifest = self._json("manifest.json")
-        self.inputs = InputSchema.parse(self._json("schema.json"))
+        self.manifest = json.loads(self._read("manifest.json"))
+        self.inputs = InputSchema.parse(json.loads(self._read("schema.json")))
         self.schema = self.inputs.document()
         self.reader = RequestReader(self.schema, max_rows)
-        self.examples = self._json("examples.json") or [typical_record(self.schema)]
+        self.examples = json.loads(self._read("examples.json")) or [typical_record(self.schema)]
         self.example = as_sent(self.schema, self.examples[0])
         self.estimator = self._load()
         self._check_examples()
@@ -122,8 +124,9 @@ class ReleasedModel:
     def __repr__(self) -> str:
         return f"{self.model} version {self.version} ({self.schema['task']}), generation {self.generation}"
 
-    def _json(self, name: str) -> Any:
-        return json.loads(self._release.read(f"{self._arm.folder}/{name}"))
+    def _read(self, name: str) -> bytes:
+        "A file of the version: what was signed, where a signature was verified"
+        return self._verified.read(name) if self._verified else self._release.read(f"{self._arm.folder}/{name}")
 
     def _load(self) -> Any:
         if different := differing_versions(self.manifest.get("requirements", {})):
@@ -131,8 +134,7 @@ class ReleasedModel:
                 f"{name} {self.manifest['requirements'][name]} -> {here}" for name, here in different.items()
             )
             logger.warning("%s version %s was trained with other libraries: %s", self.model, self.version, pairs)
-        content = self._release.read(f"{self._arm.folder}/model.skops")
-        return load_estimator(content, self.manifest["packages"])
+        return load_estimator(self._read("model.skops"), self.manifest["packages"])
 
     def predict(
         self,
@@ -154,11 +156,12 @@ class ReleasedModel:
 def load_model(
     release: Release,
     max_rows: int = 10_000,  # records that one request may carry
+    verified: Verified | None = None,  # the version's folder, when its signature was verified
 ) -> ReleasedModel:
     "The model of a release, ready to be asked; a `StorageError` says why it cannot be"
     try:
-        return ReleasedModel(release, max_rows)
-    except (StorageError, UsageError):
+        return ReleasedModel(release, max_rows, verified)
+    except MlopsError:
         raise
     except Exception as error:
         arm: Arm = release.document.arms[0]
