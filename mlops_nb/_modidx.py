@@ -1881,7 +1881,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'mlops_nb.model.gate._slice': ('50_model/gate.html#_slice', 'mlops_nb/model/gate.py'),
                                      'mlops_nb.model.gate.parse_gate': ('50_model/gate.html#parse_gate', 'mlops_nb/model/gate.py'),
                                      'mlops_nb.model.gate.parse_gates': ('50_model/gate.html#parse_gates', 'mlops_nb/model/gate.py'),
-                                     'mlops_nb.model.gate.run_started': ('50_model/gate.html#run_started', 'mlops_nb/model/gate.py')},
+                                     'mlops_nb.model.gate.run_preparing': ('50_model/gate.html#run_preparing', 'mlops_nb/model/gate.py')},
             'mlops_nb.model.measures': { 'mlops_nb.model.measures.Measure': ( '50_model/measures.html#measure',
                                                                               'mlops_nb/model/measures.py'),
                                          'mlops_nb.model.measures.measure_names': ( '50_model/measures.html#measure_names',
