@@ -157,11 +157,12 @@ PREDICTIONS = 25  # of one example row, of which the median counts
 def latency(candidate: Candidate) -> Row:
     "Seconds that one prediction of one row takes on this machine"
     from mlops_nb.model.package import ModelPackage
+    from mlops_nb.model.train import reproducible_threads
 
     package = ModelPackage.read(candidate.package.path)
     if not len(package.examples):
         return nothing("the package has no example row to predict", "Give Model(..., example=rows) in train.")
-    with importable(candidate.settings.project):
+    with importable(candidate.settings.project), reproducible_threads(0):
         estimator, row = package.load_model().estimator, package.examples.head(1)
         predict = getattr(estimator, "predict_proba", estimator.predict)
         predict(row)
@@ -229,7 +230,9 @@ def champion_difference(candidate: Candidate) -> Row:
             **nothing(f"only {len(rows)} of {len(holdout)} rows of {name} are new to both, {ENOUGH} are needed"),
             "n": len(rows),
         }
-    with importable(candidate.settings.project):
+    from mlops_nb.model.train import reproducible_threads
+
+    with importable(candidate.settings.project), reproducible_threads(0):
         return _paired(candidate.package, champion.package, rows)
 
 
