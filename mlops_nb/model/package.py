@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['LONGEST', 'NAME', 'NEEDED', 'MANIFEST', 'slug', 'make_name', 'check_name', 'hash_rows', 'requirements',
-           'ModelPackage', 'ModelPackageSerializer']
+           'python_version', 'ModelPackage', 'ModelPackageSerializer']
 
 # %% ../../nbs/50_model/30_package.ipynb #7c036aac
 import hashlib
 import json
 import re
+import sys
 import unicodedata
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -28,6 +29,10 @@ from .archive import UNREADABLE, load_estimator, pack
 from .artifact import Model, example_frame, example_records
 from .measures import ranking_metric
 from .schema import InputSchema
+
+# %% ../../nbs/50_model/30_package.ipynb #d5b0c3e8
+if TYPE_CHECKING:
+    from mlops_nb.model.onnx_parity import OnnxExport
 
 # %% ../../nbs/50_model/30_package.ipynb #4e1bb13c
 LONGEST = 48  # letters of a name that is made
@@ -82,6 +87,11 @@ def requirements() -> dict[str, str]:
     "Distributions needed to load a model, with the versions in this environment"
     return {name: version(name) for name in NEEDED}
 
+
+def python_version() -> str:
+    "The Python that runs, such as 3.11"
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
 # %% ../../nbs/50_model/30_package.ipynb #eaf8bd3a
 MANIFEST = "manifest.json"
 
@@ -99,6 +109,7 @@ class ModelPackage:
         metric: str = "",  # by which versions are ranked; empty: the usual one of the task
         examples: pd.DataFrame | None = None,  # rows that work; default: the model's own
         holdout: str = "split.test",  # artifact with rows to compare versions on
+        onnx: "OnnxExport | None" = None,  # from `export_onnx`
     ):
         if model.schema is None:
             raise UsageError(
@@ -113,6 +124,8 @@ class ModelPackage:
             "examples.json": canonical_json([] if rows is None else example_records(rows, model.schema.names)),
             "trained_on.bin": hash_rows(trained_on).astype("<u8").tobytes(),
         }
+        if onnx is not None and onnx.content is not None:
+            self._members["model.onnx"] = onnx.content
         ranked = ranking_metric(model.schema.task, metric)
         _check_metrics(metrics, ranked.name)
         self.manifest: dict[str, Any] = {
@@ -127,6 +140,8 @@ class ModelPackage:
             "trusted": model.types(archive),
             "packages": list(model.trusted),
             "requirements": requirements(),
+            "python": python_version(),
+            "formats": {} if onnx is None else {"onnx": onnx.facts},
             "files": {name: sha256_bytes(content) for name, content in self._members.items()},
         }
         self._path: Path | None = None
@@ -160,7 +175,7 @@ class ModelPackage:
 
     def member(
         self,
-        name: str,  # 'model.skops', 'schema.json', 'examples.json', 'trained_on.bin'
+        name: str,  # 'model.skops', 'schema.json', 'examples.json', 'trained_on.bin', 'model.onnx'
     ) -> bytes:
         "The content of a member, compared with its hash in the manifest"
         content = self._members[name] if name in self._members else self._raw(name)
