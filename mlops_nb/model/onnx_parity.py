@@ -63,7 +63,7 @@ def sample(
         return rows
     return rows.iloc[np.linspace(0, len(rows) - 1, most).astype(int)]
 
-# %% ../../nbs/50_model/51_onnx_parity.ipynb #9072dd74
+# %% ../../nbs/50_model/51_onnx_parity.ipynb #fbca647a
 class OnnxExport(NamedTuple):
     "An ONNX model, or the reason why there is none"
 
@@ -112,9 +112,7 @@ def export_onnx(
 
 def _stated(difference: float) -> float | None:
     "The next larger power of ten; None for no number"
-    if not np.isfinite(difference):
-        return None
-    return 10.0 ** max(-9, int(np.ceil(np.log10(difference)))) if difference else 0.0
+    return 10.0 ** int(np.ceil(np.log10(max(difference, 1e-9)))) if np.isfinite(difference) else None
 
 
 def _without(reason: str) -> OnnxExport:
