@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PIPELINE', 'RANGE', 'RUN', 'AUTOML', 'PLAN', 'SEARCH', 'LINT', 'PAPERMILL', 'SERVER', 'RERUN', 'SNAPSHOT', 'SYNC',
-           'NEW', 'CONFIG', 'DOCTOR', 'GC', 'FSCK', 'COMPLETION', 'COMPLETE', 'REPEAT', 'CLEAN', 'COMMANDS', 'HEADLINE',
-           'START']
+           'PACKAGE', 'NEW', 'CONFIG', 'DOCTOR', 'GC', 'FSCK', 'COMPLETION', 'COMPLETE', 'REPEAT', 'CLEAN', 'COMMANDS',
+           'HEADLINE', 'START']
 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #c17d8fa7
 from mlops_nb.commands.catalogue_look import (
@@ -270,6 +270,23 @@ SYNC = Command(
 )
 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #42b7d8e0
+PACKAGE = Command(
+    "package",
+    "Pack a version of a model to be shipped: Bento, locked requirements, bill of materials, Dockerfile",
+    "Models",
+    "mlops_nb.commands.package:package",
+    (Argument("NAME", "a model, or one of its versions: churn, churn:3, churn:champion", complete="model"),),
+    (
+        Option(("-o", "--output"), "the folder to write; in the workspace when left out", "FOLDER", complete="file"),
+        Option(("--mlflow",), "write an MLflow model into this folder instead", "FOLDER", complete="file"),
+    ),
+    (
+        ("mlops-nb package churn", "the champion"),
+        ("mlops-nb package churn:3 -o churn-3", "another version, beside the project"),
+        ("mlops-nb package churn --mlflow churn-mlflow", "for mlflow.pyfunc.load_model"),
+    ),
+    "The same version has the same content digest each time, while the project's code stays the same.",
+)
 NEW = Command(
     "new",
     "Write a new project that runs as it is",
@@ -388,6 +405,7 @@ COMMANDS = {
         *(PROMOTE, ROLLBACK, APPROVE, REJECT, WAIVE, TAG_MODEL, NOTE_MODEL),
         *(SYNC, TAG, NOTE, STAR, EXPORT, DELETE),
         *(SIGN, VERIFY, KEYS, KEYS_LIST, KEYS_NEW, KEYS_TRUST, KEYS_REVOKE, KEYS_ROTATE),
+        PACKAGE,
         *(NEW, CONFIG, DOCTOR, GC, FSCK, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
     )
 }

@@ -214,4 +214,3 @@ REPORT = Command(
     ),
     (("mlops-nb report latest --open", "look at it"), ("mlops-nb report latest -o run.html", "to send it on")),
 )
-

@@ -9,7 +9,11 @@ __all__ = ['MODELS', 'TAG_MODEL', 'NOTE_MODEL', 'PROMOTE', 'ROLLBACK', 'APPROVE'
 from .grammar import Argument, Command, Option
 
 # %% ../../nbs/95_cli/02_catalogue_registry.ipynb #00564c68
-_MODEL = Argument("MODEL", "NAME or NAME:VERSION: a model, its newest version; a version such as churn:3 or churn:champion", complete="model")
+_MODEL = Argument(
+    "MODEL",
+    "NAME or NAME:VERSION: a model, its newest version; a version such as churn:3 or churn:champion",
+    complete="model",
+)
 _REASON = Option(("--reason",), "why, for whoever asks later", "TEXT")
 MODELS = Command(
     "models",
@@ -113,5 +117,10 @@ WAIVE = Command(
     "mlops_nb.commands.approve:waive",
     (_MODEL, Argument("GATE", "as it is declared")),
     (Option(("--until",), "last day on which it counts: 2027-01-31", "DATE"), _REASON),
-    (("mlops-nb waive churn:3 'roc_auc >= 0.9' --until 2027-01-31 --reason 'few rows until spring'", "an approver may"),),
+    (
+        (
+            "mlops-nb waive churn:3 'roc_auc >= 0.9' --until 2027-01-31 --reason 'few rows until spring'",
+            "an approver may",
+        ),
+    ),
 )

@@ -26,7 +26,9 @@ def promote(values: Any, screen: Terminal) -> Answer:
         if values.override and not values.check:
             found = overridden(settings, ledger, found, values.reason, values.until)
         moved, error = _attempt(settings, ledger, found, values)
-        aliases = next(v for v in ledger.versions(found.version["name"]) if v["version"] == found.version["version"])["aliases"]
+        aliases = next(v for v in ledger.versions(found.version["name"]) if v["version"] == found.version["version"])[
+            "aliases"
+        ]
     document = {"schema": 1, "name": found.version["name"], "version": found.version["version"], "alias": found.alias}
     document |= {"moved": moved, "from": found.standing, "aliases": aliases, "gates": found.report.document()}
     if error:
@@ -59,7 +61,9 @@ def _tell(screen: Terminal, found: Any, moved: bool, error: MlopsError | None, c
         came = f" (version {found.standing} before)" if found.standing and moved else ""
         screen.line(f"✓ {found.model} is {found.alias}{came if moved else ' already'}.")
     if found.override and found.refusal() and not error:
-        screen.line(f"! by an override of {found.override['by']} until {found.override['until']}, although it is refused.")
+        screen.line(
+            f"! by an override of {found.override['by']} until {found.override['until']}, although it is refused."
+        )
 
 
 def tell_gates(screen: Terminal, report: Any) -> None:

@@ -106,6 +106,10 @@ class Serving(NamedTuple):
     max_rows: Annotated[int, "Records that one request may carry", AtLeast(1)] = 10_000
     workers: Annotated[int, "Processes that answer requests; each holds the model in memory", AtLeast(1)] = 1
     threads: Annotated[int, "Requests that one process predicts at once", AtLeast(1)] = 4
+    format: Annotated[
+        Literal["auto", "skops", "onnx"],
+        "skops: scikit-learn's model, onnx: its twin, auto: the twin where scikit-learn or Python is not that of training",
+    ] = "auto"
 
 # %% ../../nbs/00_core/04_settings.ipynb #76a402bf
 SECTIONS: dict[str, Any] = {

@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['LONGEST', 'NAME', 'NEEDED', 'MANIFEST', 'slug', 'make_name', 'check_name', 'hash_rows', 'requirements',
-           'ModelPackage', 'ModelPackageSerializer']
+           'python_version', 'ModelPackage', 'ModelPackageSerializer']
 
 # %% ../../nbs/50_model/30_package.ipynb #7c036aac
 import hashlib
 import json
 import re
+import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -29,6 +30,10 @@ from .artifact import Model, example_frame, example_records
 from .gate import parse_gates
 from .measures import ranking_metric
 from .schema import InputSchema
+
+# %% ../../nbs/50_model/30_package.ipynb #d5b0c3e8
+if TYPE_CHECKING:
+    from mlops_nb.model.onnx_parity import OnnxExport
 
 # %% ../../nbs/50_model/30_package.ipynb #4e1bb13c
 LONGEST = 48  # letters of a name that is made
@@ -83,6 +88,11 @@ def requirements() -> dict[str, str]:
     "Distributions needed to load a model, with the versions in this environment"
     return {name: version(name) for name in NEEDED}
 
+
+def python_version() -> str:
+    "The Python that runs, such as 3.11"
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
 # %% ../../nbs/50_model/30_package.ipynb #eaf8bd3a
 MANIFEST = "manifest.json"
 
@@ -102,6 +112,7 @@ class ModelPackage:
         holdout: str = "split.test",  # artifact with rows to compare versions on
         gates: Sequence[str] = (),  # what it has to be true to: 'roc_auc >= 0.9'
         consent: str = "",  # on what ground the data may be used
+        onnx: "OnnxExport | None" = None,  # from `export_onnx`
     ):
         if model.schema is None:
             raise UsageError(
@@ -116,6 +127,8 @@ class ModelPackage:
             "examples.json": canonical_json([] if rows is None else example_records(rows, model.schema.names)),
             "trained_on.bin": hash_rows(trained_on).astype("<u8").tobytes(),
         }
+        if onnx is not None and onnx.content is not None:
+            self._members["model.onnx"] = onnx.content
         ranked = ranking_metric(model.schema.task, metric)
         _check_metrics(metrics, ranked.name)
         self.manifest: dict[str, Any] = {
@@ -132,6 +145,8 @@ class ModelPackage:
             "trusted": model.types(archive),
             "packages": list(model.trusted),
             "requirements": requirements(),
+            "python": python_version(),
+            "formats": {} if onnx is None else {"onnx": onnx.facts},
             "files": {name: sha256_bytes(content) for name, content in self._members.items()},
         }
         self._path: Path | None = None
@@ -165,7 +180,7 @@ class ModelPackage:
 
     def member(
         self,
-        name: str,  # 'model.skops', 'schema.json', 'examples.json', 'trained_on.bin'
+        name: str,  # 'model.skops', 'schema.json', 'examples.json', 'trained_on.bin', 'model.onnx'
     ) -> bytes:
         "The content of a member, compared with its hash in the manifest"
         content = self._members[name] if name in self._members else self._raw(name)

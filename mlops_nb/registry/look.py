@@ -175,7 +175,14 @@ def override_words(found: dict[str, Any] | None) -> str:
 def _move(event: dict[str, Any]) -> list[Any]:
     places = [f"version {one}" if one is not None else "–" for one in (event["previous"], event["version"])]
     when = str(event["at"])[:16].replace("T", " ")
-    return [when, event["alias"], " → ".join(places), event["actor"], event["reason"], gate_words(event["evidence"].get("gates"))]
+    return [
+        when,
+        event["alias"],
+        " → ".join(places),
+        event["actor"],
+        event["reason"],
+        gate_words(event["evidence"].get("gates")),
+    ]
 
 
 def gate_words(gates: list[dict[str, Any]] | None) -> str:

@@ -61,7 +61,9 @@ def _target(ledger: "Ledger", name: str, alias: str, standing: int, to: str | in
     number = earlier(ledger.alias_events(name, alias), numbers) if to is None else to
     if number is None:
         others = ", ".join(str(one) for one in sorted(numbers - {standing}))
-        hint = f"Say where to: --to VERSION; there is {others}." if others else "A second version has to be there first."
+        hint = (
+            f"Say where to: --to VERSION; there is {others}." if others else "A second version has to be there first."
+        )
         raise UsageError(f"{name}: no version was {alias} before version {standing}.", hint)
     target = find_version(ledger, f"{name}:{number}")
     if target["version"] == standing:

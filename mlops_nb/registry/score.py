@@ -87,7 +87,9 @@ def _approved(candidate: Candidate, report: GateReport) -> bool:
 
 def _way_back(candidate: Candidate, report: GateReport) -> bool:
     assert candidate.ledger is not None and candidate.version is not None
-    return any(one["version"] != candidate.version["version"] for one in candidate.ledger.versions(candidate.version["name"]))
+    return any(
+        one["version"] != candidate.version["version"] for one in candidate.ledger.versions(candidate.version["name"])
+    )
 
 
 PARTS: list[tuple[str, int, Look, str]] = [
@@ -100,8 +102,18 @@ PARTS: list[tuple[str, int, Look, str]] = [
     ("robustness is assessed", 5, _robustness, "Let evaluate try noise, missing values and shifts."),
     ("compared with the champion by a gate", 10, _gated(DIFFERENCE), "Declare champion_difference >= -0.01."),
     ("latency or size has a limit", 5, _gated("latency", "model_size"), "Declare latency <= 20 ms."),
-    ("the signature verifies", 10, _checked("signature"), "Have a key and sign: mlops-nb keys new, mlops-nb sign {model}."),
-    ("the model card is complete", 5, _checked("card_complete"), "Write its parts in a notebook: mlops-nb card {model}."),
+    (
+        "the signature verifies",
+        10,
+        _checked("signature"),
+        "Have a key and sign: mlops-nb keys new, mlops-nb sign {model}.",
+    ),
+    (
+        "the model card is complete",
+        5,
+        _checked("card_complete"),
+        "Write its parts in a notebook: mlops-nb card {model}.",
+    ),
     ("somebody approved it", 5, _approved, "An approver says: mlops-nb approve {model}."),
     ("there is a version to go back to", 5, _way_back, "A second version has to be registered."),
 ]
@@ -137,8 +149,12 @@ class SafetyScore(Sequence[Part]):
         from mlops_nb.data.show import Grid
 
         parts = sorted(self.found, key=lambda part: (part.done, -part.points))
-        rows = [[part.name, part.points, "ok" if part.done else "missing", "" if part.done else part.todo] for part in parts]
-        return Grid(f"{self.model}: deployment safety {self.total} of 100", ["what", "points", "state", "what to do"], rows)
+        rows = [
+            [part.name, part.points, "ok" if part.done else "missing", "" if part.done else part.todo] for part in parts
+        ]
+        return Grid(
+            f"{self.model}: deployment safety {self.total} of 100", ["what", "points", "state", "what to do"], rows
+        )
 
     def __repr__(self) -> str:
         return repr(self.grid())
@@ -156,7 +172,9 @@ def score_version(
     "The deployment-safety score of a version"
     candidate = Candidate.of_version(version, settings, ledger)
     model = candidate.model
-    parts = [Part(name, points, look(candidate, report), todo.format(model=model)) for name, points, look, todo in PARTS]
+    parts = [
+        Part(name, points, look(candidate, report), todo.format(model=model)) for name, points, look, todo in PARTS
+    ]
     return SafetyScore(model, parts)
 
 
