@@ -99,6 +99,7 @@ class ModelPackage:
         metric: str = "",  # by which versions are ranked; empty: the usual one of the task
         examples: pd.DataFrame | None = None,  # rows that work; default: the model's own
         holdout: str = "split.test",  # artifact with rows to compare versions on
+        assessment: Mapping[str, Any] | None = None,  # document with every number that it is judged by
     ):
         if model.schema is None:
             raise UsageError(
@@ -129,6 +130,8 @@ class ModelPackage:
             "requirements": requirements(),
             "files": {name: sha256_bytes(content) for name, content in self._members.items()},
         }
+        if assessment is not None:
+            self.manifest["assessment"] = dict(assessment)
         self._path: Path | None = None
 
     @classmethod
