@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['FORMAT', 'FIELDS', 'Part', 'Assessment', 'collect']
 
-# %% ../../nbs/50_model/39_assessment.ipynb #4dce166e
+# %% ../../nbs/50_model/39_assessment.ipynb #c626f531
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..core.errors import UsageError, did_you_mean
-from ..data.show import Grid, count, quote
-from .groups import record, with_bounds
+from ..data.show import Grid, count, quote, show_alike
+from .groups import record
 
-# %% ../../nbs/50_model/39_assessment.ipynb #453989e2
+# %% ../../nbs/50_model/39_assessment.ipynb #599448bd
 FORMAT = 1
 FIELDS = ("metric", "slice", "value", "low", "high", "n")
 
@@ -88,7 +88,8 @@ class Assessment:
 def _shown(row: Mapping[str, Any]) -> str:
     if row["value"] is None:
         return "not assessed"
-    return with_bounds(*(np.nan if row[name] is None else row[name] for name in ("value", "low", "high")))
+    value, low, high = show_alike([row[name] for name in ("value", "low", "high")])
+    return value if row["low"] is None else f"{value} ({low} to {high})"
 
 # %% ../../nbs/50_model/39_assessment.ipynb #a74c83dc
 def collect(
