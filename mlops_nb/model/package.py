@@ -113,6 +113,7 @@ class ModelPackage:
         gates: Sequence[str] = (),  # what it has to be true to: 'roc_auc >= 0.9'
         consent: str = "",  # on what ground the data may be used
         onnx: "OnnxExport | None" = None,  # from `export_onnx`
+        assessment: Mapping[str, Any] | None = None,  # document with every number that it is judged by
     ):
         if model.schema is None:
             raise UsageError(
@@ -149,6 +150,8 @@ class ModelPackage:
             "formats": {} if onnx is None else {"onnx": onnx.facts},
             "files": {name: sha256_bytes(content) for name, content in self._members.items()},
         }
+        if assessment is not None:
+            self.manifest["assessment"] = dict(assessment)
         self._path: Path | None = None
 
     @classmethod
