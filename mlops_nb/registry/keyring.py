@@ -123,7 +123,7 @@ def read_public(
         raise UsageError("This public key is of another kind: models are signed by ECDSA on the curve P-256.", hint)
     return _text(public)
 
-# %% ../../nbs/60_registry/30_keyring.ipynb #5be9a03d
+# %% ../../nbs/60_registry/30_keyring.ipynb #1a16b392
 FIRST = "project"  # name of the key that is made without asking
 KIND = "key"  # kind of the events about keys
 
@@ -173,7 +173,7 @@ class KeyRing:
         if self.settings.registry.trusted_keys:
             message = f"None of the keys in {self.settings.registry.trusted_keys} has its private part in {self.folder}."
             raise UsageError(message, "Make one and trust it there: mlops-nb keys new NAME.")
-        return self.new(FIRST)
+        return self.new(self.next_name())
 
     def signer(self) -> tuple[TrustedKey, "EllipticCurvePrivateKey"]:
         "The key that signs with its private part; a new one where a workspace came without its passphrase"
