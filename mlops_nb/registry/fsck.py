@@ -238,9 +238,7 @@ def check_signatures(workspace: Workspace) -> Iterator[Finding]:
             yield from _unverified(workspace, arm, trusted, name, "mlops-nb run of its pipeline releases it again.")
 
 
-def _unverified(
-    workspace: Workspace, folder: Path, trusted: list[Any], subject: str, remedy: str
-) -> Iterator[Finding]:
+def _unverified(workspace: Workspace, folder: Path, trusted: list[Any], subject: str, remedy: str) -> Iterator[Finding]:
     "What is wrong with a signed folder; one that was never signed is no fault, it is older than signatures"
     from mlops_nb.core.ledger.trail import Trail
     from mlops_nb.registry.keyring import KIND

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..core.errors import StorageError, UsageError, did_you_mean
 from ..core.hashing import sha256_bytes

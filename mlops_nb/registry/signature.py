@@ -9,7 +9,6 @@ __all__ = ['SIGNATURE', 'LARGE', 'BUNDLE', 'PAYLOAD', 'STATEMENT', 'PREDICATE', 
 # %% ../../nbs/60_registry/32_signature.ipynb #c5c946b4
 import base64
 import binascii
-import hashlib
 import json
 import os
 import stat

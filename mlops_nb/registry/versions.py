@@ -107,7 +107,6 @@ def models(
 ) -> ModelTable:
     "The registered models of the project around the current folder"
     from mlops_nb.core.ledger import Ledger
-
     from mlops_nb.registry.folder import signatures_of
 
     with Ledger.open(settings := load_settings(), create=False) as ledger:

@@ -151,7 +151,7 @@ def test_a_key_that_ended(project, ledger, end):
     (signed,) = sign_versions(project, ledger)
     assert (signed["key"], signed["was"]) == ("project-2", f"{end} key")
     assert faults(project) == []
-    assert [key.state() for key in ring.keys()] == [end, "trusted"]
+    assert [key.state() for key in ring.known()] == [end, "trusted"]
 
 
 def test_a_rotation_signs_everything_again_and_changes_nothing_else(project, ledger):
@@ -172,7 +172,7 @@ def test_a_workspace_on_another_machine_signs_with_a_key_of_its_own(project, led
     shutil.rmtree(folder_of(project))
     complete(project, ledger, "20261123-170502-0002")
     assert "its passphrase is elsewhere; project-2 signs now" in caplog.text
-    assert [key.state() for key in KeyRing(project, ledger).keys()] == ["trusted", "trusted"]
+    assert [key.state() for key in KeyRing(project, ledger).known()] == ["trusted", "trusted"]
     assert verify_target(project, "churn").document["key"] == "project-2"
 
 
