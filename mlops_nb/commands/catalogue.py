@@ -349,7 +349,7 @@ GC = Command(
 )
 FSCK = Command(
     "fsck",
-    "Verify ledger, objects, attempts, notebooks, models and releases, and say how to mend each fault",
+    "Verify ledger, objects, attempts, notebooks, models, signatures and releases, and say how to mend",
     "Project",
     "mlops_nb.commands.upkeep:fsck",
     (),

@@ -123,6 +123,200 @@ def read_public(
         raise UsageError("This public key is of another kind: models are signed by ECDSA on the curve P-256.", hint)
     return _text(public)
 
+# %% ../../nbs/60_registry/30_keyring.ipynb #1a16b392
+FIRST = "project"  # name of the key that is made without asking
+KIND = "key"  # kind of the events about keys
+
+
+def warn(text: str) -> None:
+    "Say what is amiss although the work goes on"
+    logging.getLogger("mlops_nb.registry").warning(text)
+
+
+class KeyRing:
+    "The private keys of a project, and the file of trusted ones"
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: "Ledger",  # where every change is recorded
+    ):
+        self.settings, self.ledger = settings, ledger
+        self.folder, self.path = settings.workspace.path / "keys", trusted_path(settings)
+
+    def known(self) -> list[TrustedKey]:
+        "All keys of the file of trusted ones, in the order in which they were added"
+        return read_trusted(self.path)
+
+    def private_path(self, name: str) -> Path:
+        "Where the private part of a key is, if it is here"
+        return self.folder / f"{name}.pem"
+
+    def public_path(self, name: str) -> Path:
+        "Where the public part of a key that was made here is, to be given to others"
+        return self.folder / f"{name}.pub"
+
+    def own(self) -> list[TrustedKey]:
+        "Keys whose private part is here"
+        return [key for key in self.known() if self.private_path(key.name).is_file()]
+
+    def signing_key(self) -> TrustedKey:
+        "The key that signs; the first one is made here"
+        usable = [key for key in self.own() if key.state() == "trusted" and "serve" in key.roles]
+        if usable:
+            return usable[-1]
+        if own := self.own():
+            raise UsageError(
+                f"There is no key to sign with: {own[-1].name} is {_why(own[-1])}.",
+                "Make a new one that signs from now on: mlops-nb keys rotate.",
+            )
+        if self.settings.registry.trusted_keys:
+            message = (
+                f"None of the keys in {self.settings.registry.trusted_keys} has its private part in {self.folder}."
+            )
+            raise UsageError(message, "Make one and trust it there: mlops-nb keys new NAME.")
+        return self.new(self.next_name())
+
+    def signer(self) -> tuple[TrustedKey, "EllipticCurvePrivateKey"]:
+        "The key that signs with its private part; a new one where a workspace came without its passphrase"
+        key, registry = self.signing_key(), self.settings.registry
+        try:
+            return key, self.load(key)
+        except UsageError:
+            if registry.passphrase or registry.trusted_keys:
+                raise
+            new = self.new(self.next_name())
+            warn(f"the private key {key.name} cannot be opened here: its passphrase is elsewhere; {new.name} signs now")
+            return new, self.load(new)
+
+    def load(self, key: TrustedKey) -> "EllipticCurvePrivateKey":
+        "The private part of a key"
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+        path = self.private_path(key.name)
+        try:
+            private: Any = load_pem_private_key(path.read_bytes(), passphrase(self.settings))
+        except (ValueError, TypeError) as error:
+            where = self.settings.registry.passphrase or passphrase_file()
+            raise UsageError(
+                f"The private key {path} cannot be opened with the passphrase of {where} ({error}).",
+                "Set [registry] passphrase to the right one, or make a new key: mlops-nb keys rotate.",
+            ) from None
+        if public_text(private) != key.public_key:
+            hint = "Restore it from a backup, or make a new key: mlops-nb keys rotate."
+            raise UsageError(f"{path} is not the private part of the trusted key {key.name}.", hint)
+        return private
+
+    def new(
+        self,
+        name: str,
+        roles: tuple[str, ...] = tuple(ROLES),
+        expires: str | None = None,
+    ) -> TrustedKey:
+        "Make a key that signs from now on"
+        with self._alone():
+            self._check_free(name)
+            private, text = make_private(passphrase(self.settings))
+            key = TrustedKey(name, public_text(private), check_roles(roles), moment(), expires)
+            write_private(self.private_path(name), text)
+            atomic_write(self.public_path(name), key.public_key)
+            self._record("new", key, roles=list(roles), expires=expires)
+            self._write([*self.known(), key])
+        return key
+
+    def trust(
+        self,
+        name: str,
+        public_key: bytes,  # PEM
+        roles: tuple[str, ...] = ("import",),
+        expires: str | None = None,
+    ) -> TrustedKey:
+        "Trust a key whose private part is somebody else's"
+        with self._alone():
+            self._check_free(name)
+            key = TrustedKey(name, read_public(public_key), check_roles(roles), moment(), expires)
+            if known := next((one for one in self.known() if one.id == key.id), None):
+                raise UsageError(
+                    f"This key is there already: {known.name}, {known.state()}.", "There is nothing to do."
+                )
+            self._record("trust", key, roles=list(roles), expires=expires)
+            self._write([*self.known(), key])
+        return key
+
+    def change(
+        self,
+        name: str,
+        action: str,  # as the event says it
+        change: Callable[[TrustedKey], TrustedKey],
+    ) -> TrustedKey:
+        "Replace what is said about a key"
+        with self._alone():
+            keys = self.known()
+            old = find_key(keys, name)
+            new = change(old)
+            if new != old:
+                self._record(action, new, expires=new.expires, reason=new.reason)
+                self._write([new if key == old else key for key in keys])
+        return new
+
+    def revoke(self, name: str, reason: str) -> TrustedKey:
+        "Trust a key no more, whatever it signed; its private part is deleted"
+        key = self.change(name, "revoke", lambda key: key._replace(revoked=key.revoked or moment(), reason=reason))
+        self.private_path(key.name).unlink(missing_ok=True)
+        return key
+
+    def rotate(
+        self,
+        keep: float,  # seconds for which what the old key signed is still accepted
+    ) -> tuple[TrustedKey, list[TrustedKey]]:
+        "A new key that signs from now on, and the old ones, which soon expire"
+        old = [key for key in self.own() if key.state() == "trusted" and "serve" in key.roles]
+        new = self.new(self.next_name())
+        end = moment(keep)
+        return new, [
+            self.change(key.name, "retire", lambda key: key._replace(expires=_sooner(key, end))) for key in old
+        ]
+
+    def next_name(self) -> str:
+        "A name that no key has yet"
+        names = {key.name for key in self.known()}
+        return next(name for number in range(1, 10_000) if (name := _numbered(number)) not in names)
+
+    def _check_free(self, name: str) -> None:
+        if not NAME.fullmatch(name):
+            message = f"'{name}' is no name for a key: letters, digits, '.', '_' and '-', at most 63."
+            raise UsageError(message, f"Such as: {FIRST}.", value=name)
+        if name in {key.name for key in self.known()}:
+            raise UsageError(f"There is a key '{name}' already.", "Choose another name, or see mlops-nb keys list.")
+
+    def _alone(self) -> FileLock:
+        return FileLock(private_folder(self.folder) / ".lock")
+
+    def _record(self, action: str, key: TrustedKey, **details: Any) -> None:
+        self.ledger.add_event(KIND, key.name, {"action": action, "key": key.id, **details})
+
+    def _write(self, keys: list[TrustedKey]) -> None:
+        atomic_write(self.path, trusted_text(keys))
+        if not self.settings.registry.trusted_keys:
+            os.chmod(self.path, 0o600)
+
+
+def _why(key: TrustedKey) -> str:
+    state = key.state()
+    return (
+        f"{state} since {key.revoked or key.expires}"
+        if state != "trusted"
+        else "trusted, but not to sign what is served"
+    )
+
+
+def _numbered(number: int) -> str:
+    return FIRST if number == 1 else f"{FIRST}-{number}"
+
+
+def _sooner(key: TrustedKey, end: str) -> str:
+    return min(key.expires or end, end)
+
 # %% ../../nbs/60_registry/30_keyring.ipynb #5be9a03d
 FIRST = "project"  # name of the key that is made without asking
 KIND = "key"  # kind of the events about keys

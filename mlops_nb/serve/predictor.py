@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from math import isfinite
 from typing import Any, Literal
 
-from ..core.errors import MlopsError, StorageError
+from ..core.errors import MlopsError, StorageError, UsageError
 from ..model.archive import load_estimator
 from ..model.onnx import OnnxModel
 from ..model.schema import InputSchema, frame_from_columns

@@ -214,6 +214,9 @@ def check_contents(
         hint = "Keep the workspace inside the project, and list it and settings.ini under `include` in bentofile.yaml."
         message = error.message.replace(str(source), "<Bento>")
         raise StartError(f"The Bento would hold no release that can be served: {message}\n→ {hint}") from None
+    if private := sorted((settings.workspace.path / "keys").glob("*.pem")):
+        name = private[0].relative_to(source)
+        raise StartError(f"The Bento would hold a private key: {name}.\n→ Exclude it in bentofile.yaml.")
     for other in released_models(releases):
         if other != model:  # the choice of this moment goes with the Bento, the other models stay here
             shutil.rmtree(releases / other)
