@@ -149,12 +149,18 @@ def _expired(ledger: "Ledger", promotion: Promotion, refusal: Refused) -> MlopsE
     return Refused(f"{refusal.message}{words}", refusal.hint, value=promotion.model)
 
 
-def publish_champion(settings: Settings, ledger: "Ledger", version: dict[str, Any]) -> None:
+def publish_champion(
+    settings: Settings,
+    ledger: "Ledger",
+    version: dict[str, Any],  # as the ledger has it
+    hurry: bool = False,  # write only what differs from model to model
+) -> None:
     "Release whatever is champion now, and leave a copy of what the ledger knows"
     from mlops_nb.pipeline.record import keep_registry
 
     pipeline = version["details"].get("pipeline")
-    release_champion(Registrar({"run": version["run"], "pipeline": pipeline}, settings, ledger), version["name"])
+    registrar = Registrar({"run": version["run"], "pipeline": pipeline}, settings, ledger)
+    release_champion(registrar, version["name"], hurry)
     keep_registry(ledger, settings.workspace.path)
 
 # %% ../../nbs/60_registry/24_promote.ipynb #c9fadcd8

@@ -51,7 +51,7 @@ def go_back(
     evidence = {"rollback": True, "from": standing}
     ledger.move_alias(name, alias, target["version"], expected=standing, reason=said, evidence=evidence)
     if alias == CHAMPION:
-        publish_champion(settings, ledger, target)
+        publish_champion(settings, ledger, target, hurry=True)
     return {"name": name, "alias": alias, "from": standing, "version": target["version"], "reason": said}
 
 

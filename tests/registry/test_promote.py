@@ -1,10 +1,10 @@
 """Promotion, rollback, approvals and waivers: in one process, by command, and by two processes at once."""
 
-import json
+import re
+import shutil
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 from registry_support import give, make_project, package, people
@@ -123,7 +123,9 @@ def test_promotion_moves_releases_and_keeps_its_evidence(project, ledger):
 def test_a_worse_version_misses_non_inferiority(project, ledger):
     complete(project, ledger, IDS[0], SECOND)
     complete(project, ledger, IDS[1], FIRST)
-    result = check_version(with_keys(project, gates="champion_difference >= -0.01"), ledger, find_version(ledger, "churn"))[0]
+    result = check_version(
+        with_keys(project, gates="champion_difference >= -0.01"), ledger, find_version(ledger, "churn")
+    )[0]
     assert result.verdict == "missed"
     assert result.low < result.value < -0.01 and result.n == len(TEST)
 
@@ -131,7 +133,9 @@ def test_a_worse_version_misses_non_inferiority(project, ledger):
 def test_another_contract_is_no_champion(project, ledger):
     complete(project, ledger, IDS[0], FIRST)
     complete(project, ledger, IDS[1], package(TABLE.iloc[:80], schema={"target": "left"}))
-    report = check_version(with_keys(project, gates="contract; champion_difference >= 0"), ledger, find_version(ledger, "churn"))
+    report = check_version(
+        with_keys(project, gates="contract; champion_difference >= 0"), ledger, find_version(ledger, "churn")
+    )
     assert ["its target is left" in result.why for result in report] == [True, True]
     assert report.stopped
 
@@ -142,7 +146,7 @@ def test_another_contract_is_no_champion(project, ledger):
         ("roc_auk >= 0.9", "nobody gives roc_auk"),
         ("recall[sex=female] >= 0.8", r"recall\[sex=female\] was not assessed: 3 rows"),
         ("roc_auc >= 0.8, n >= 200", "rests on 143 rows, and the gate wants 200"),
-        ("signature", "signature is not available"),
+        ("card_complete", "card_complete"),
         ("onnx_parity", "the package has no ONNX form"),
         ("data_consent", "nobody said on what ground"),
         ("energy <= 1 Wh", "nothing was measured"),
@@ -154,6 +158,16 @@ def test_what_is_not_there_is_not_passed(project, ledger, gate, words):
     complete(project, ledger, IDS[1], package(TABLE.iloc[:80], assessment=ASSESSMENT), None)
     with pytest.raises(Refused, match=words):
         check_version(with_keys(project, gates=gate), ledger, find_version(ledger, "churn:2")).enforce()
+
+
+def test_a_changed_file_fails_the_signature(project, ledger):
+    complete(project, ledger, IDS[0], FIRST)
+    settings, version = with_keys(project, gates="signature"), find_version(ledger, "churn")
+    assert check_version(settings, ledger, version).passed
+    file = project.workspace.path / "models/churn/1/schema.json"
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes().replace(b"age", b"agf"))
+    assert "schema.json" in check_version(settings, ledger, version)[0].why
 
 
 def test_an_override_needs_a_role_and_a_reason_and_expires(project, ledger):
@@ -194,7 +208,9 @@ def test_two_pairs_of_eyes(project, ledger):
     assert say(settings, ledger, version, REJECTION, "wrong source").missing("churn:1").endswith("wrong source")
     assert say(settings, ledger, version, APPROVAL).enough
     assert carry_out(settings, ledger, prepare(settings, ledger, "churn:1"))
-    assert ledger.alias_events("churn", "champion")[0]["evidence"]["approvals"]["given"][0]["by"].startswith(user_name())
+    assert ledger.alias_events("churn", "champion")[0]["evidence"]["approvals"]["given"][0]["by"].startswith(
+        user_name()
+    )
 
 
 @pytest.mark.parametrize(
@@ -211,14 +227,17 @@ def test_what_does_not_exist_is_named(project, ledger, model, alias, words):
     complete(project, ledger, IDS[0], FIRST)
     with pytest.raises(UsageError) as caught:
         prepare(project, ledger, model, alias)
-    import re
-
     assert re.search(words, f"{caught.value.message} {caught.value.hint}")
 
 
 def test_an_alias_that_moved_meanwhile_is_not_moved(project, ledger):
     complete(project, ledger, IDS[0], FIRST)
-    complete(project, ledger, IDS[1], package(TABLE.iloc[:95], inputs=("balance",), metric="log_loss", metrics={"log_loss": 0.5}))
+    complete(
+        project,
+        ledger,
+        IDS[1],
+        package(TABLE.iloc[:95], inputs=("balance",), metric="log_loss", metrics={"log_loss": 0.5}),
+    )
     promotion = prepare(project, ledger, "churn:2")
     ledger.move_alias("churn", "champion", None, expected=1, reason="taken away")
     with pytest.raises(Busy, match="it was moved meanwhile"):
@@ -245,9 +264,10 @@ def test_rollback_goes_back_step_by_step(project, ledger):
 
 
 def lose(settings, ledger, text):
-    """Delete the package of a version."""
-    digest = find_version(ledger, text)["digest"]
-    (settings.workspace.path / "objects" / digest[:2] / digest).unlink()
+    """Delete the package of a version and its folder."""
+    version, workspace = find_version(ledger, text), settings.workspace.path
+    (workspace / "objects" / version["digest"][:2] / version["digest"]).unlink()
+    shutil.rmtree(workspace / "models" / version["name"] / str(version["version"]))
 
 
 def test_rollback_needs_no_file_of_the_newer_model(project, ledger):
@@ -266,8 +286,6 @@ def test_rollback_takes_the_release_where_the_package_is_gone(project, ledger):
     release = read_release(project.workspace.path / "releases", "churn")
     assert (release.document.generation, release.document.arms[0].version) == (3, 1)
     lose(project, ledger, "churn:2")
-    import shutil
-
     shutil.rmtree(project.workspace.path / "releases")
     with pytest.raises(StorageError, match="missing from the store"):
         go_back(project, ledger, "churn", to=2)
@@ -292,7 +310,7 @@ def test_a_version_whole(project, ledger):
     page = version_page(go, ledger, "churn:2")
     text, html = repr(page), page._repr_html_()
     assert "roc_auc >= 0.9" in text and "version 1 → version 2" in text and "0 of 1 passed" in text
-    assert "deployment safety" in text and page.score.total == 35
+    assert "deployment safety" in text and page.score.total == 45
     assert "<b>the old" not in html and "&lt;b&gt;the old one" in html
     assert page.document()["history"][0]["evidence"]["override"]["by"].startswith(user_name())
 
