@@ -5,21 +5,31 @@
 # %% auto #0
 __all__ = ['package']
 
-# %% ../../nbs/95_cli/67_package.ipynb #9cb2eec8
+# %% ../../nbs/95_cli/67_package.ipynb #a4849f0a
 from pathlib import Path
 from typing import Any
 
 from .terminal import Answer, Terminal
+from ..core.errors import UsageError
 from ..core.settings import load_settings
 
-# %% ../../nbs/95_cli/67_package.ipynb #896701e2
+# %% ../../nbs/95_cli/67_package.ipynb #cf06dc3f
 def package(values: Any, screen: Terminal) -> Answer:
-    "`mlops-nb package NAME[:VERSION] [--output FOLDER] [--mlflow FOLDER]`"
+    "`mlops-nb package NAME[:VERSION] [--output FOLDER | --mlflow FOLDER]`"
     from mlops_nb.core.ledger import Ledger
-    from mlops_nb.registry.bento import package_version
 
+    if values.output and values.mlflow:
+        hint = "Give one of them: --output writes a Bento with all that lies beside it, --mlflow an MLflow model."
+        raise UsageError("--output and --mlflow cannot be given together.", hint)
     settings = load_settings()
     with Ledger.open(settings, create=False) as ledger:
+        if values.mlflow:
+            from mlops_nb.registry.mlflow import mlflow_version
+
+            document = mlflow_version(settings, ledger, values.name, Path(values.mlflow))
+            return Answer(document, lambda screen: _tell_mlflow(screen, document))
+        from mlops_nb.registry.bento import package_version
+
         screen.passing("building …")
         document = package_version(settings, ledger, values.name, Path(values.output) if values.output else None)
     screen.clear()
@@ -33,3 +43,9 @@ def _tell(screen: Terminal, document: dict[str, Any]) -> None:
     screen.line(f"tag {document['tag']}, content {document['digest']}")
     screen.line(f"requirements.txt is locked {checked}")
     screen.line(f"→ docker build -t {document['tag']} {document['folder']}")
+
+
+def _tell_mlflow(screen: Terminal, document: dict[str, Any]) -> None:
+    screen.line(f"{document['name']} version {document['version']} is an MLflow model in {document['folder']}")
+    screen.line(f"content {document['digest']}")
+    screen.line(f"→ mlflow.pyfunc.load_model('{document['folder']}')")

@@ -203,10 +203,11 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, log: Path, env: dict[str, str], target: str = ".", python: str = sys.executable):
-    """Run `bentoml serve TARGET` in `folder` until the block ends."""
+def serving(folder: Path, log: Path, env: dict[str, str], target: str = ".", start: tuple[str, ...] = ()):
+    """Run `bentoml serve TARGET` in `folder` until the block ends; or another command that starts it."""
     port = free_port()
-    command = [python, "-m", "bentoml", "serve", target, "--port", str(port), "--host", "127.0.0.1"]
+    serve = ["serve", "--port", str(port), "--host", "127.0.0.1"]
+    command = [*start, *serve] if start else [sys.executable, "-m", "bentoml", *serve, target]
     with open(log, "w") as output:
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output, start_new_session=True)
     server = Server(process, port, log)
