@@ -93,6 +93,10 @@ class Serving(NamedTuple):
     max_rows: Annotated[int, "Records that one request may carry", AtLeast(1)] = 10_000
     workers: Annotated[int, "Processes that answer requests; each holds the model in memory", AtLeast(1)] = 1
     threads: Annotated[int, "Requests that one process predicts at once", AtLeast(1)] = 4
+    decisions: Annotated[
+        Literal["hash", "inputs", "off"],
+        "What is stored of a decision whose reasons were asked for: the inputs' hash, the inputs, or nothing at all",
+    ] = "hash"
 
 # %% ../../nbs/00_core/04_settings.ipynb #76a402bf
 SECTIONS: dict[str, Any] = {

@@ -107,7 +107,7 @@ def _class_aim(estimator: Any, record: pd.DataFrame, wanted: str) -> tuple[str, 
 
     return f"'{classes[place]}'", chances
 
-# %% ../../nbs/50_model/44_counterfactual.ipynb #d2d2e9ec
+# %% ../../nbs/50_model/44_counterfactual.ipynb #1fd0a27a
 def _options(feature: Feature, column: pd.Series, record: pd.DataFrame) -> list[tuple[Any, float]]:
     "Values to try, with the size of the change"
     now, tried = record[feature.name].iloc[0], grid_values(column, feature)
@@ -157,7 +157,7 @@ def counterfactual(
     free = [one for one in schema.features if (actionable is None or one.name in actionable) and one.name not in immutable]
     options = {one.name: _options(one, train[one.name], record) for one in free}
     types = {one.name: train[one.name].dtype for one in free}
-    plan, size, after, done = ({}, 0.0, progress[0], True) if reached[0] else _search(record, options, types, judge, progress[0])
+    plan, _, after, done = ({}, 0.0, progress[0], True) if reached[0] else _search(record, options, types, judge, progress[0])
     changes = [Change(name, plain_value(record[name].iloc[0]), plain_value(value), _size(options, name, value)) for name, value in plan.items()]
     sign = -1.0 if at_most is not None else 1.0
     return Counterfactual(changes, done, float(sign * progress[0]), float(sign * after), words, dict(schema.kinds))

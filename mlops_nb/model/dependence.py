@@ -111,7 +111,7 @@ def _answers(model: Any, rows: pd.DataFrame) -> tuple[tuple[str, ...], str, np.n
     chosen = sorted(order.tolist())
     return tuple(classes[place] for place in chosen), "mean probability", chances[:, chosen]
 
-# %% ../../nbs/50_model/42_dependence.ipynb #fb758142
+# %% ../../nbs/50_model/42_dependence.ipynb #78d70b61
 SHOWN, LONGEST = 12, 22  # bars; letters of a name
 
 
@@ -150,7 +150,10 @@ def _draw(axis: "Axes", one: Dependence) -> None:
     else:
         marks = _numbers(one.seen, one.kind)
         axis.plot(marks, np.zeros(len(marks)), "|", color=GREY, markersize=7, transform=axis.get_xaxis_transform(), clip_on=False)
-        axis.locator_params(axis="x", nbins=5)
+        if one.kind == "date":
+            axis.tick_params(axis="x", rotation=30)
+        else:
+            axis.locator_params(axis="x", nbins=5)
     axis.tick_params(labelsize=8)
     axis.set_title(_short(one.input), fontsize=10)
 

@@ -9,15 +9,20 @@ __all__ = ['BY_PROBABILITY', 'logger', 'predicts_by_probability', 'classify', 'r
 # %% ../../nbs/70_serve/06_predictor.ipynb #d5ed7337
 import json
 import logging
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import StorageError, UsageError
 from ..model.archive import load_estimator
 from ..model.schema import InputSchema, frame_from_columns
 from ..registry.releases import Arm, Release
+from .problem import Problem
 from .requests import Records, RequestReader
+
+if TYPE_CHECKING:
+    from mlops_nb.model.shapley import Explainer
 
 # %% ../../nbs/70_serve/06_predictor.ipynb #ea613185
 BY_PROBABILITY = (
@@ -146,6 +151,32 @@ class ReleasedModel:
             if not all(map(isfinite, numbers)):
                 raise ValueError(f"the model answered with {answer}, which is no finite number")
         return answers
+
+    @cached_property
+    def explainer(self) -> "Explainer":
+        "Made when reasons are first asked for; a `Problem` when the version has no background rows"
+        from mlops_nb.model.background import Background
+        from mlops_nb.model.shapley import Explainer
+
+        name = f"{self._arm.folder}/background.json"
+        if name not in self._release.document.files:
+            what = f"Version {self.version} of {self.model} was packaged without background rows, so it gives no reasons."
+            raise Problem(422, f"{what} Ask without explain, or package it with background=50.")
+        return Explainer(self.estimator, Background.parse(self._release.read(name), self.inputs), self.inputs)
+
+    def explain(
+        self,
+        records: Records,
+        most: int,  # reasons of each
+    ) -> list[dict[str, Any]]:
+        "One prediction for each record, with its strongest reasons"
+        from mlops_nb.model.reasons import explain_records
+
+        answers = self.predict(records)
+        told = explain_records(self.explainer, frame_from_columns(self.inputs, records.columns), most)
+        return [
+            {**answer, "reasons": one.pop("reasons"), "explained": one} for answer, one in zip(answers, told, strict=True)
+        ]
 
     def _check_examples(self) -> None:
         self.predict(self.reader.read(json.dumps(self.examples).encode()))

@@ -32,6 +32,7 @@ from ..core.settings import Settings, find_project, load_settings
 from ..registry.bento_store import bento_name
 from ..registry.releases import Release, choose_model, read_release, released_models
 from .app import App, Application
+from .decisions import DecisionLog
 from .meter import SHARED
 from .openapi import openapi
 from .predictor import ReleasedModel, as_sent, load_model, typical_record
@@ -156,7 +157,8 @@ class PredictionService(BentoService[Predictions]):
             raise StartError(str(error)) from error
         logger.info("%r is ready", released)
         behind = cast(Application, super().to_asgi(*args, **kwargs))
-        return App(behind, released, serving.max_body, serving.threads)
+        log = DecisionLog(self.inner.settings.workspace.path / "decisions", serving.decisions)
+        return App(behind, released, serving.max_body, serving.threads, log)
 
     @property
     def openapi_spec(self) -> Any:

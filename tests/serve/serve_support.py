@@ -19,6 +19,7 @@ import pandas as pd
 from support import BIN, ROOT, free_port
 
 from mlops_nb.core.hashing import sha256_bytes
+from mlops_nb.model.background import draw_background
 from mlops_nb.model.schema import InputSchema, describe_inputs
 from mlops_nb.registry.releases import Arm, Document, publish
 
@@ -118,6 +119,7 @@ def release(project: Path, model: str = "churn", foreign: bool = False) -> Path:
     inputs = describe_inputs(table, KINDS, target="churned", task="binary")
     examples = json.loads(table[list(KINDS)].head(3).to_json(orient="records", date_format="iso"))
     contents = contents_of(fitted(table, foreign), inputs, examples)
+    contents["versions/1/background.json"] = draw_background(table, inputs, 10).content()
     files = {name: sha256_bytes(content) for name, content in contents.items()}
     document = Document(model, "binary", (Arm(1, "5d" * 32, 1.0, "versions/1"),), files, generation=1)
     return publish(project / ".mlops" / "releases", document, contents)
