@@ -110,6 +110,10 @@ class Serving(NamedTuple):
         Literal["auto", "skops", "onnx"],
         "skops: scikit-learn's model, onnx: its twin, auto: the twin where scikit-learn or Python is not that of training",
     ] = "auto"
+    decisions: Annotated[
+        Literal["hash", "inputs", "off"],
+        "What is stored of a decision whose reasons were asked for: the inputs' hash, the inputs, or nothing at all",
+    ] = "hash"
 
 # %% ../../nbs/00_core/04_settings.ipynb #76a402bf
 SECTIONS: dict[str, Any] = {

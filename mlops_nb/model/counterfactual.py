@@ -111,6 +111,106 @@ def _class_aim(
 
     return f"'{classes[place]}'", chances
 
+# %% ../../nbs/50_model/44_counterfactual.ipynb #1fd0a27a
+def _options(feature: Feature, column: pd.Series, record: pd.DataFrame) -> list[tuple[Any, float]]:
+    "Values to try, with the size of the change"
+    now, tried = record[feature.name].iloc[0], grid_values(column, feature)
+    levels = feature.kind in ("category", "boolean")
+    if levels or pd.isna(now):
+        return [(value, ANOTHER_LEVEL) for value in tried if pd.isna(now) or value != now]
+    known = column.dropna()
+    rank = lambda value: float((known < value).mean() + (known <= value).mean()) / 2  # noqa: E731
+    return [(value, max(abs(rank(value) - rank(now)), 1e-6)) for value in tried if value != now]
+
+
+def _with_values(record: pd.DataFrame, plans: Sequence[dict[str, Any]], column_types: dict[str, Any]) -> pd.DataFrame:
+    "One row for each plan: the record with the values of the plan"
+    rows = record.take(np.zeros(len(plans), dtype=int)).reset_index(drop=True)
+    for name in {name for plan in plans for name in plan}:
+        before = record[name].iloc[0]
+        rows[name] = pd.Series([plan.get(name, before) for plan in plans], dtype=column_types[name])
+    return rows
+
+
+def _check_names(schema: InputSchema, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in schema.names:
+            near = did_you_mean(name, schema.names).strip() or f"The inputs are: {', '.join(schema.names[:20])}."
+            raise UsageError(f"The model has no input '{name}'.", near, value=name)
+
+
+def counterfactual(
+    model: Any,  # a fitted Model with a schema
+    record: pd.DataFrame,  # one row
+    train: pd.DataFrame,  # rows that say which values are plausible
+    *,
+    wanted: str = "",  # class; default: the likeliest but one
+    at_least: float | None = None,  # of a regression
+    at_most: float | None = None,
+    actionable: Sequence[str] | None = None,  # columns that may change; default: all
+    immutable: Sequence[str] = (),  # columns that may not
+) -> Counterfactual:
+    "The smallest change of at most three columns that changes the decision, or the best attempt"
+    schema: InputSchema = model.schema
+    _check_names(schema, [*(actionable or ()), *immutable])
+    if len(record) != 1:
+        raise UsageError(f"{len(record)} records were given, one is expected.", "Give one row: test.iloc[[0]].")
+    record = record.loc[:, schema.names].reset_index(drop=True)
+    words, judge = _aim(model, record, wanted, at_least, at_most)
+    progress, reached = judge(record)
+    free = [
+        one for one in schema.features if (actionable is None or one.name in actionable) and one.name not in immutable
+    ]
+    options = {one.name: _options(one, train[one.name], record) for one in free}
+    types = {one.name: train[one.name].dtype for one in free}
+    plan, _, after, done = (
+        ({}, 0.0, progress[0], True) if reached[0] else _search(record, options, types, judge, progress[0])
+    )
+    changes = [
+        Change(name, plain_value(record[name].iloc[0]), plain_value(value), _size(options, name, value))
+        for name, value in plan.items()
+    ]
+    sign = -1.0 if at_most is not None else 1.0
+    return Counterfactual(changes, done, float(sign * progress[0]), float(sign * after), words, dict(schema.kinds))
+
+
+def _size(options: dict[str, list[tuple[Any, float]]], name: str, value: Any) -> float:
+    return next(size for tried, size in options[name] if tried == value)
+
+
+def _search(
+    record: pd.DataFrame, options: dict[str, list[tuple[Any, float]]], types: dict[str, Any], judge: Any, start: float
+) -> tuple[dict[str, Any], float, float, bool]:
+    "Plan, size, progress, and whether the aim is reached"
+    beam: list[tuple[dict[str, Any], float]] = [({}, 0.0)]
+    best: tuple[dict[str, Any], float, float, bool] = ({}, 0.0, start, False)
+    for depth in counting(1):
+        plans = _continued(beam, options)
+        if depth > MOST_CHANGES or not plans:
+            return best
+        progress, reached = judge(_with_values(record, [plan for plan, _ in plans], types))
+        if reached.any():
+            place = min(np.flatnonzero(reached), key=lambda one: (plans[one][1], -progress[one], one))
+            return (*plans[place], float(progress[place]), True)
+        order = np.argsort(-progress, kind="stable")[:BEAM]
+        if progress[order[0]] > best[2]:
+            best = (*plans[order[0]], float(progress[order[0]]), False)
+        beam = [plans[place] for place in order]
+    raise AssertionError("counting never ends")
+
+
+def _continued(
+    beam: list[tuple[dict[str, Any], float]], options: dict[str, list[tuple[Any, float]]]
+) -> list[tuple[dict[str, Any], float]]:
+    "Each half-done change with each further one, once"
+    found: dict[frozenset[tuple[str, Any]], tuple[dict[str, Any], float]] = {}
+    for plan, size in beam:
+        for name, tried in options.items():
+            for value, more in tried if name not in plan else ():
+                further = {**plan, name: value}
+                found.setdefault(frozenset(further.items()), (further, size + more))
+    return list(found.values())
+
 # %% ../../nbs/50_model/44_counterfactual.ipynb #d2d2e9ec
 def _options(feature: Feature, column: pd.Series, record: pd.DataFrame) -> list[tuple[Any, float]]:
     "Values to try, with the size of the change"

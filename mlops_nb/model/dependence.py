@@ -125,6 +125,103 @@ def _answers(model: Any, rows: pd.DataFrame) -> tuple[tuple[str, ...], str, np.n
     chosen = sorted(order.tolist())
     return tuple(classes[place] for place in chosen), "mean probability", chances[:, chosen]
 
+# %% ../../nbs/50_model/42_dependence.ipynb #78d70b61
+SHOWN, LONGEST = 12, 22  # bars; letters of a name
+
+
+def _short(name: Any) -> str:
+    text = str(name)
+    cut = text if len(text) <= LONGEST else f"{text[: LONGEST // 2 - 1]}…{text[-LONGEST // 2 :]}"
+    return cut.replace("$", r"\$")
+
+
+def _bars(axis: "Axes", importance: Importance) -> None:
+    shown = list(importance.losses.items())[:SHOWN][::-1]
+    means = [float(lost.mean()) for _, lost in shown]
+    ends = [mean_interval(lost) for _, lost in shown]
+    axis.barh(range(len(shown)), means, color=BLUE, height=0.62)
+    for place, (low, high) in enumerate(ends):
+        axis.plot([low, high], [place, place], color="#1f2328", linewidth=1.2, solid_capstyle="butt")
+    axis.set_yticks(range(len(shown)), [_short(name) for name, _ in shown], fontsize=8)
+    axis.grid(visible=False, axis="y")
+    axis.axvline(0, color=GREY, linewidth=0.8)
+    axis.tick_params(axis="x", labelsize=8)
+    axis.set_xlabel(f"loss of {importance.measure.name} when shuffled", fontsize=9)
+    some = f", the first {SHOWN} of {importance.inputs}" if importance.inputs > SHOWN else ""
+    axis.set_title(f"Importance{some}", fontsize=10)
+
+
+def _draw(axis: "Axes", one: Dependence) -> None:
+    levels = one.kind in ("category", "boolean")
+    for place, name in enumerate(one.outputs):
+        colour = BLUE if len(one.outputs) == 1 else COLOURS[place % len(COLOURS)]
+        x = np.arange(len(one.values)) if levels else _numbers(one.values, one.kind)
+        style: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": 6} if levels else {"linewidth": 1.8}
+        axis.plot(x, one.answers[:, place], color=colour, label=_short(name), **style)
+    if levels:
+        axis.set_xticks(range(len(one.values)), [_short(value) for value in one.values], rotation=30, ha="right")
+        axis.margins(x=0.12)
+    else:
+        marks = _numbers(one.seen, one.kind)
+        axis.plot(
+            marks,
+            np.zeros(len(marks)),
+            "|",
+            color=GREY,
+            markersize=7,
+            transform=axis.get_xaxis_transform(),
+            clip_on=False,
+        )
+        if one.kind == "date":
+            axis.tick_params(axis="x", rotation=30)
+        else:
+            axis.locator_params(axis="x", nbins=5)
+    axis.tick_params(labelsize=8)
+    axis.set_title(_short(one.input), fontsize=10)
+
+
+def _numbers(values: Sequence[Any], kind: str) -> Any:
+    return np.array(values, dtype="datetime64[us]") if kind == "date" else np.array(values, dtype=np.float64)
+
+
+def plot_explanation(
+    importance: Importance,
+    dependence: Sequence[Dependence],  # of a few inputs
+) -> "Figure":
+    "Bars of importance, and a curve for each of a few inputs"
+    import matplotlib.pyplot as plt
+
+    height = max(3.6, 0.9 + 0.27 * min(SHOWN, len(importance.losses)))
+    columns = (len(dependence) + 1) // 2
+    figure = plt.figure(figsize=(4.4 + 2.7 * columns, height + (1.0 if columns else 0)), layout="constrained")
+    plt.close(figure)
+    grid = figure.add_gridspec(2, 1 + columns, width_ratios=[1.5, *[1] * columns])
+    bars = figure.add_subplot(grid[:, 0])
+    _bars(bars, importance)
+    axes = [figure.add_subplot(grid[place // columns, 1 + place % columns]) for place in range(len(dependence))]
+    for axis, one in zip(axes, dependence, strict=True):
+        _draw(axis, one)
+    _finish([bars, *axes], dependence)
+    return figure
+
+
+def _finish(axes: "Sequence[Axes]", dependence: Sequence[Dependence]) -> None:
+    "One scale for all curves, and their names"
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(color="#d0d7de", linewidth=0.5)
+        axis.set_axisbelow(True)
+    curves, answers = axes[1:], [one.answers for one in dependence if one.answers.size]
+    if not answers:
+        return
+    low, high = min(float(one.min()) for one in answers), max(float(one.max()) for one in answers)
+    room = 0.06 * ((high - low) or 1.0)
+    for axis in curves:
+        axis.set_ylim(low - room, high + room)
+    curves[0].set_ylabel(dependence[0].quantity, fontsize=9)
+    if len(dependence[0].outputs) > 1:
+        curves[-1].legend(fontsize=7, frameon=False)
+
 # %% ../../nbs/50_model/42_dependence.ipynb #fb758142
 SHOWN, LONGEST = 12, 22  # bars; letters of a name
 

@@ -94,7 +94,7 @@ def sample_test(
         return rows
     return rows.iloc[np.sort(np.random.default_rng(seed).choice(len(rows), most, replace=False))]
 
-# %% ../../nbs/50_model/40_importance.ipynb #51d8e69d
+# %% ../../nbs/50_model/40_importance.ipynb #07845606
 @dataclass(frozen=True)
 class Importance:
     "What the model loses without each input"
@@ -119,9 +119,9 @@ class Importance:
     def grid(self, most: int = 30) -> Grid:
         "One row an input"
         lines, found = [], self.document()["rows"]
+        told = iter(show_alike([one[part] for one in found[:most] for part in ("loss", "low", "high")]))
         for one in found[:most]:
-            told = show_alike([one["loss"], one["low"], one["high"]])
-            lines.append([one["input"], told[0], f"{told[1]} to {told[2]}"])
+            lines.append([one["input"], next(told), f"{next(told)} to {next(told)}"])
         more = f", the first {most} of {self.inputs} inputs" if self.inputs > len(lines) else ""
         caption = f"{self.measure.name} {show_alike([self.score])[0]} on {count(self.rows, 'row')} loses, without an input{more}"
         return Grid(caption, ["input", "loss", "95 % interval of the shuffles"], lines)

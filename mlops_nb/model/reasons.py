@@ -27,7 +27,7 @@ class Reason(NamedTuple):
     added: float  # in the unit of the explanation
     text: str
 
-# %% ../../nbs/50_model/43_reasons.ipynb #dca01891
+# %% ../../nbs/50_model/43_reasons.ipynb #035f4270
 _SIDES = {"number": ("below", "above"), "integer": ("below", "above"), "date": ("before", "after")}
 
 
@@ -43,9 +43,11 @@ def shown_value(value: Any, kind: str) -> str:
 
 
 def shown_size(added: float) -> str:
-    "Two digits, or whole numbers from ten on"
+    "Two digits, and whole numbers from ten on"
     size = abs(added)
-    return show_number(round(size)) if size >= 10 else f"{size:.2g}" if size >= 1e-4 else f"{size:.1e}"
+    if size >= 10:
+        return show_number(round(size))
+    return f"{size:.1f}" if size >= 1 else f"{size:.2g}" if size >= 1e-4 else f"{size:.1e}"
 
 
 def _beside(value: Any, usual: Any, kind: str) -> str:

@@ -10,10 +10,11 @@ __all__ = ['BY_PROBABILITY', 'Format', 'UNSAFE', 'logger', 'predicts_by_probabil
 import json
 import logging
 import sys
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from math import isfinite
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..core.errors import MlopsError, StorageError, UsageError
 from ..model.archive import load_estimator
@@ -21,7 +22,11 @@ from ..model.onnx import OnnxModel
 from ..model.schema import InputSchema, frame_from_columns
 from ..registry.releases import Arm, Release
 from ..registry.verify import Verified
+from .problem import Problem
 from .requests import Records, RequestReader
+
+if TYPE_CHECKING:
+    from mlops_nb.model.shapley import Explainer
 
 # %% ../../nbs/70_serve/06_predictor.ipynb #ea613185
 BY_PROBABILITY = (
@@ -187,6 +192,35 @@ class ReleasedModel:
             if not all(map(isfinite, numbers)):
                 raise ValueError(f"the model answered with {answer}, which is no finite number")
         return answers
+
+    @cached_property
+    def explainer(self) -> "Explainer":
+        "Made when reasons are first asked for; a `Problem` when the version has no background rows"
+        from mlops_nb.model.background import Background
+        from mlops_nb.model.shapley import Explainer
+
+        name = f"{self._arm.folder}/background.json"
+        if name not in self._release.document.files:
+            what = (
+                f"Version {self.version} of {self.model} was packaged without background rows, so it gives no reasons."
+            )
+            raise Problem(422, f"{what} Ask without explain, or package it with background=50.")
+        return Explainer(self.estimator, Background.parse(self._read("background.json"), self.inputs), self.inputs)
+
+    def explain(
+        self,
+        records: Records,
+        most: int,  # reasons of each
+    ) -> list[dict[str, Any]]:
+        "One prediction for each record, with its strongest reasons"
+        from mlops_nb.model.reasons import explain_records
+
+        answers = self.predict(records)
+        told = explain_records(self.explainer, frame_from_columns(self.inputs, records.columns), most)
+        return [
+            {**answer, "reasons": one.pop("reasons"), "explained": one}
+            for answer, one in zip(answers, told, strict=True)
+        ]
 
     def _check_examples(self) -> None:
         self.predict(self.reader.read(json.dumps(self.examples).encode()))

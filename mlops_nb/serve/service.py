@@ -33,6 +33,7 @@ from ..registry.bento_store import bento_name
 from ..registry.releases import Release, choose_model, read_release, released_models
 from ..registry.verify import NotVerified, verify_arm
 from .app import App, Application
+from .decisions import DecisionLog
 from .meter import SHARED
 from .openapi import openapi
 from .predictor import ReleasedModel, as_sent, load_model, typical_record
@@ -161,7 +162,8 @@ class PredictionService(BentoService[Predictions]):
             raise StartError(str(error)) from error
         logger.info("%r is ready", released)
         behind = cast(Application, super().to_asgi(*args, **kwargs))
-        return App(behind, released, serving.max_body, serving.threads)
+        log = DecisionLog(self.inner.settings.workspace.path / "decisions", serving.decisions)
+        return App(behind, released, serving.max_body, serving.threads, log)
 
     @property
     def openapi_spec(self) -> Any:

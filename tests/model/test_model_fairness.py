@@ -84,7 +84,9 @@ def test_equal_to_fairlearn_for_numbers():
     report = assess_fairness(found, people, ["sex"])
     for name in metrics:
         assert np.allclose(report.tables[0].metrics[name].value[:, 0], frame.by_group[name], rtol=1e-12)
-    assert report.gap("mean_absolute_error_difference", "sex").value == pytest.approx(frame.difference()["mae"], rel=1e-9)
+    assert report.gap("mean_absolute_error_difference", "sex").value == pytest.approx(
+        frame.difference()["mae"], rel=1e-9
+    )
     assert "mean error" in repr(report)
 
 

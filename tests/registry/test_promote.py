@@ -17,7 +17,7 @@ from mlops_nb.core.settings import load_settings
 from mlops_nb.registry.approvals import APPROVAL, REJECTION, say
 from mlops_nb.registry.check import check_version
 from mlops_nb.registry.look import search_versions, version_page
-from mlops_nb.registry.promote import carry_out, override_of, overridden, prepare
+from mlops_nb.registry.promote import carry_out, overridden, override_of, prepare
 from mlops_nb.registry.register import run_completing
 from mlops_nb.registry.releases import read_release
 from mlops_nb.registry.rollback import go_back

@@ -19,6 +19,7 @@ import pandas as pd
 from support import BIN, ROOT, free_port
 
 from mlops_nb.core.hashing import sha256_bytes
+from mlops_nb.model.background import draw_background
 from mlops_nb.model.schema import InputSchema, describe_inputs
 from mlops_nb.registry.keyring import make_private, public_text
 from mlops_nb.registry.keys import TrustedKey, trusted_text
@@ -137,6 +138,7 @@ def release(project: Path, model: str = "churn", foreign: bool = False) -> Path:
     inputs = describe_inputs(table, KINDS, target="churned", task="binary")
     examples = json.loads(table[list(KINDS)].head(3).to_json(orient="records", date_format="iso"))
     contents = contents_of(fitted(table, foreign), inputs, examples)
+    contents["versions/1/background.json"] = draw_background(table, inputs, 10).content()
     contents["versions/1/model.sig"] = signature(contents, f"{model}:1")
     trust(project, TrustedKey("project", public_text(SIGNER)))
     files = {name: sha256_bytes(content) for name, content in contents.items()}

@@ -97,7 +97,15 @@ def fresh(packaged):
     """An environment with what the package's lock names, each file compared with its hash, and nothing else."""
     venv, folder = Path(packaged[0]["folder"]).parent / "venv", Path(packaged[0]["folder"])
     env = environment(folder.parent / "home")
-    options = ("--quiet", "--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", str(folder / "requirements.txt"))
+    options = (
+        "--quiet",
+        "--require-hashes",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "-r",
+        str(folder / "requirements.txt"),
+    )
     if (BIN / "uv").exists():
         call(folder, env, str(BIN / "uv"), "venv", "--quiet", "--python", sys.executable, str(venv))
         call(folder, env, str(BIN / "uv"), "pip", "install", "--python", str(venv / "bin/python"), *options)
