@@ -83,6 +83,8 @@ class RegistrySection(NamedTuple):
     "[registry]: what happens to a packaged model"
 
     bento_store: Annotated[bool, "Whether registered models are also saved to the BentoML store"] = True
+    recipients: Annotated[str, "Public keys of age for which released models are encrypted; empty is not at all"] = ""
+    allow_pickle: Annotated[bool, "Whether a pickle, which can run anything, may be read into a model"] = False
 
 
 class Serving(NamedTuple):
@@ -93,6 +95,7 @@ class Serving(NamedTuple):
     max_rows: Annotated[int, "Records that one request may carry", AtLeast(1)] = 10_000
     workers: Annotated[int, "Processes that answer requests; each holds the model in memory", AtLeast(1)] = 1
     threads: Annotated[int, "Requests that one process predicts at once", AtLeast(1)] = 4
+    identity: Annotated[str, "Where the secret key of an encrypted model is: file:PATH, env:NAME, keyring:NAME"] = ""
 
 # %% ../../nbs/00_core/04_settings.ipynb #76a402bf
 SECTIONS: dict[str, Any] = {

@@ -8,8 +8,9 @@ __all__ = ['ATTEMPTS', 'REQUIREMENTS', 'warn', 'Registrar', 'register', 'save_co
 
 # %% ../../nbs/60_registry/07_register.ipynb #e2965488
 import json
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,13 @@ from ..core.store import Store
 from ..pipeline.statcache import StatCache
 from .bento_store import compare, model_folder, save_model
 from .champion import Contender, Verdict, first_version, judge
+from mlops_nb.registry.encryption import (
+    chosen_recipients,
+    encrypt_files,
+    encrypted_hashes,
+    plain_versions,
+    recipients_of,
+)
 from .packages import PackageFile
 from .releases import Arm, Document, is_current, publish
 from .versions import CHAMPION, KEPT, verdict_of
@@ -122,14 +130,17 @@ def save_copy(
     if not registrar.settings.registry.bento_store:
         return
     package = registrar.package(digest)
+    recipients = chosen_recipients(registrar.settings, registrar.ledger, name)
     hashes = registrar.hashes.get(package.path, "served", lambda _: _hashes(package.served_files()))
-    if compare(model_folder(name, version, digest), hashes, registrar.hash_of) == "equal":
+    expected = encrypted_hashes(hashes, recipients) if recipients else hashes
+    if compare(model_folder(name, version, digest), expected, registrar.hash_of) == "equal":
         return
     manifest = package.manifest
     labels = {"project": registrar.settings.name, "task": manifest["task"], "run": registrar.run["run"]}
     metadata = {"digest": digest, "metric": manifest["metric"], "metrics": manifest["metrics"]}
+    files = encrypt_files(package.served_files(), recipients) if recipients else package.served_files()
     try:
-        save_model(name, version, digest, package.served_files(), labels, metadata)
+        save_model(name, version, digest, files, labels, metadata)
     except MlopsError:
         raise
     except Exception as error:
@@ -221,37 +232,49 @@ def release_champion(
     registrar: Registrar,
     name: str,
 ) -> None:
-    "See to it that the champion of a model is released"
-    if _is_released(registrar, name):
-        return
-    with FileLock(make_folder(registrar.releases) / ".lock"):
-        document, contents = _champion_release(registrar, name)
-        generation = registrar.ledger.add_release(name, document.digest(), document.content())
-        point("before-publish")
-        write_requirements(registrar, json.loads(contents[f"{document.arms[0].folder}/manifest.json"]))
-        publish(registrar.releases, document._replace(generation=generation), contents)
-        point("after-publish")
+    "See to it that the champion of a model is released, encrypted for whom it is to be"
+    recipients = chosen_recipients(registrar.settings, registrar.ledger, name)
+    if not _is_released(registrar, name, recipients):
+        with FileLock(make_folder(registrar.releases) / ".lock"):
+            _publish(registrar, name, recipients)
+    for plain in plain_versions(registrar.releases / name) if recipients else ():
+        shutil.rmtree(registrar.releases / name / plain)
 
 
-def _is_released(registrar: Registrar, name: str) -> bool:
+def _publish(registrar: Registrar, name: str, recipients: tuple[str, ...]) -> None:
+    document, contents = _champion_release(registrar, name, recipients)
+    generation = registrar.ledger.add_release(name, document.digest(), document.content())
+    point("before-publish")
+    manifest = json.loads(contents[f"{document.arms[0].folder}/manifest.json"])
+    write_requirements(registrar, manifest, ["pyrage"] if recipients else [])
+    publish(registrar.releases, document._replace(generation=generation), contents)
+    point("after-publish")
+
+
+def _is_released(registrar: Registrar, name: str, recipients: tuple[str, ...]) -> bool:
     newest = registrar.ledger.releases(name)[:1]
     standing = registrar.ledger.alias(name, CHAMPION)
     if not newest or standing not in [arm["version"] for arm in newest[0]["document"]["arms"]]:
         return False
     document = Document.parse(newest[0]["document"])._replace(generation=newest[0]["generation"])
+    place = registrar.releases / name / document.folder()
     complete = (registrar.releases / REQUIREMENTS).is_file()
+    complete = complete and all(recipients_of(place / arm.folder) == recipients for arm in document.arms)
     return complete and is_current(registrar.releases, document, registrar.hash_of)
 
 
-def _champion_release(registrar: Registrar, name: str) -> tuple[Document, dict[str, bytes]]:
+def _champion_release(
+    registrar: Registrar, name: str, recipients: tuple[str, ...]
+) -> tuple[Document, dict[str, bytes]]:
     standing = registrar.ledger.alias(name, CHAMPION)
     assert standing is not None, f"{name} has versions and no champion"
     package = registrar.package(registrar.version_of(name, standing)["digest"])
     folder = f"versions/{standing}"
     manifest = package.manifest
     metrics = canonical_json({"metric": manifest["metric"], "metrics": manifest["metrics"]})
-    contents = {f"{folder}/{file}": data for file, data in package.served_files().items()}
-    contents[f"{folder}/metrics.json"] = metrics
+    files = {**package.served_files(), "metrics.json": metrics}
+    files = encrypt_files(files, recipients) if recipients else files
+    contents = {f"{folder}/{file}": data for file, data in files.items()}
     arms = (Arm(standing, package.digest, 1.0, folder),)
     return Document(name, manifest["task"], arms, _hashes(contents)), contents
 
@@ -262,12 +285,13 @@ REQUIREMENTS = "requirements.txt"
 def write_requirements(
     registrar: Registrar,
     manifest: dict[str, Any],  # of the package that is released
+    besides: Sequence[str] = (),  # further distributions
 ) -> None:
     "Write the exact versions that a server installs"
     from mlops_nb.registry.requirements import requirements
 
     try:
-        text = requirements(registrar.settings.project, manifest.get("requirements", {}))
+        text = requirements(registrar.settings.project, [*manifest.get("requirements", {}), *besides])
         atomic_write(registrar.releases / REQUIREMENTS, text)
     except MlopsError as error:
         warn(f"requirements.txt for serving could not be written: {error}")

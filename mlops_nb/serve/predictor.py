@@ -11,11 +11,13 @@ import json
 import logging
 from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 from ..core.errors import StorageError, UsageError
 from ..model.archive import load_estimator
 from ..model.schema import InputSchema, frame_from_columns
+from ..registry.encryption import read_plain
 from ..registry.releases import Arm, Release
 from .requests import Records, RequestReader
 
@@ -105,7 +107,10 @@ class ReleasedModel:
         self,
         release: Release,  # its files are compared with their hashes as they are read
         max_rows: int = 10_000,  # records that one request may carry
+        identity: str = "",  # where the secret key of an encrypted model is
+        project: Path = Path(),  # where a relative path in `identity` begins
     ):
+        self._key = (identity, project)
         self._arm = release.document.arms[0]
         self._release = release
         self.model, self.generation = release.document.model, release.document.generation
@@ -131,8 +136,13 @@ class ReleasedModel:
                 f"{name} {self.manifest['requirements'][name]} -> {here}" for name, here in different.items()
             )
             logger.warning("%s version %s was trained with other libraries: %s", self.model, self.version, pairs)
-        content = self._release.read(f"{self._arm.folder}/model.skops")
-        return load_estimator(content, self.manifest["packages"])
+        return load_estimator(self._plain("model.skops"), self.manifest["packages"])
+
+    def _plain(self, name: str) -> bytes:
+        "A file of the version, decrypted in memory if it is encrypted"
+        folder = f"{self._arm.folder}/"
+        names = [path.removeprefix(folder) for path in self._release.document.files if path.startswith(folder)]
+        return read_plain(lambda name: self._release.read(folder + name), names, name, *self._key)
 
     def predict(
         self,
@@ -154,10 +164,12 @@ class ReleasedModel:
 def load_model(
     release: Release,
     max_rows: int = 10_000,  # records that one request may carry
+    identity: str = "",  # where the secret key of an encrypted model is
+    project: Path = Path(),  # where a relative path in `identity` begins
 ) -> ReleasedModel:
     "The model of a release, ready to be asked; a `StorageError` says why it cannot be"
     try:
-        return ReleasedModel(release, max_rows)
+        return ReleasedModel(release, max_rows, identity, project)
     except (StorageError, UsageError):
         raise
     except Exception as error:

@@ -137,7 +137,8 @@ def loaded(
     inner: type[Predictions],
 ) -> ReleasedModel:
     "The model of the service's release, loaded once in this process"
-    return load_model(inner.release, inner.settings.serving.max_rows)
+    serving = inner.settings.serving
+    return load_model(inner.release, serving.max_rows, serving.identity, inner.settings.project)
 
 
 class PredictionService(BentoService[Predictions]):
