@@ -25,6 +25,16 @@ from mlops_nb.commands.catalogue_look import (
     STAR,
     TAG,
 )
+from mlops_nb.commands.catalogue_trust import (
+    KEYS,
+    KEYS_LIST,
+    KEYS_NEW,
+    KEYS_REVOKE,
+    KEYS_ROTATE,
+    KEYS_TRUST,
+    SIGN,
+    VERIFY,
+)
 from .grammar import Argument, Command, Option, count, positive, span
 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #327516b4
@@ -314,7 +324,7 @@ GC = Command(
 )
 FSCK = Command(
     "fsck",
-    "Verify ledger, objects, attempts, notebooks, models and releases, and say how to mend each fault",
+    "Verify ledger, objects, attempts, notebooks, models, signatures and releases, and say how to mend",
     "Project",
     "mlops_nb.commands.upkeep:fsck",
     (),
@@ -369,6 +379,7 @@ COMMANDS = {
         *(RUNS, LEADERBOARD, SHOW, DIFF, LINEAGE, REPORT, LOGS, OPEN, MODELS),
         *(SYNC, TAG, NOTE, STAR, EXPORT, DELETE),
         *FILES,
+        *(SIGN, VERIFY, KEYS, KEYS_LIST, KEYS_NEW, KEYS_TRUST, KEYS_REVOKE, KEYS_ROTATE),
         *(NEW, CONFIG, DOCTOR, GC, FSCK, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
     )
 }

@@ -85,6 +85,15 @@ class RegistrySection(NamedTuple):
     bento_store: Annotated[bool, "Whether registered models are also saved to the BentoML store"] = True
     recipients: Annotated[str, "Public keys of age for which released models are encrypted; empty is not at all"] = ""
     allow_pickle: Annotated[bool, "Whether a pickle, which can run anything, may be read into a model"] = False
+    signatures: Annotated[
+        Literal["required", "warn", "off"],
+        "What does not verify by a trusted key: is not served, is served with a warning, or nothing is signed",
+    ] = "required"
+    trusted_keys: Annotated[str, "File of the keys that are trusted; empty is keys/trusted.json in the workspace"] = ""
+    passphrase: Annotated[
+        str,
+        "Reference to what private keys are encrypted under; empty is a file in the user's configuration folder",
+    ] = ""
 
 
 class Serving(NamedTuple):

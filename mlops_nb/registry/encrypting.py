@@ -5,42 +5,43 @@
 # %% auto #0
 __all__ = ['find_version', 'encrypt_model', 'encrypt_to_folder']
 
-# %% ../../nbs/60_registry/54_encrypting.ipynb #3137eb07
+# %% ../../nbs/60_registry/54_encrypting.ipynb #4428ead0
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import UsageError, did_you_mean
+from ..core.errors import UsageError
 from ..core.files import make_folder, storage_errors, temporary_beside
+from ..core.hashing import sha256_file
 from ..core.ledger import Ledger
 from ..core.settings import Settings
-from .encryption import CHOSEN, NOTE, SECRET, SUFFIX, check_recipients, encrypt_stream, note_of
+from mlops_nb.registry.encryption import (
+    CHOSEN,
+    NOTE,
+    SECRET,
+    SIGNATURE,
+    SUFFIX,
+    check_recipients,
+    encrypt_stream,
+    note_of,
+)
+from .folder import save_version, signature_over
 from .register import Registrar, release_champion, save_copy
-from .versions import CHAMPION, NONE_YET
+from .signing import find_versions
+from .versions import CHAMPION
 
-# %% ../../nbs/60_registry/54_encrypting.ipynb #b0284bec
+# %% ../../nbs/60_registry/54_encrypting.ipynb #6035ce7e
 def find_version(
     ledger: Ledger,
     text: str,  # `churn`, `churn:3`, `churn:champion`
 ) -> dict[str, Any]:
     "The registered version that is meant, as the ledger has it"
-    name, _, which = text.partition(":")
-    found = ledger.versions(name)
-    if not found:
-        names = sorted({version["name"] for version in ledger.versions()})
-        known = f"Models: {', '.join(names)}." if names else NONE_YET
-        raise UsageError(f"There is no model '{name}'.", did_you_mean(name, names).strip() or known, value=name)
-    wanted = which or CHAMPION
-    for version in found:
-        if wanted == str(version["version"]) or wanted in version["aliases"]:
-            return version
-    numbers, aliases = [str(one["version"]) for one in found], sorted({a for one in found for a in one["aliases"]})
-    hint = did_you_mean(wanted, aliases).strip() or f"It has: {', '.join([*aliases, *numbers])}."
-    raise UsageError(f"{name} has no version or alias '{wanted}'.", hint, value=wanted)
+    found = find_versions(ledger, text)
+    return next((version for version in found if CHAMPION in version["aliases"]), found[0])
 
-# %% ../../nbs/60_registry/54_encrypting.ipynb #ca363385
+# %% ../../nbs/60_registry/54_encrypting.ipynb #7b2f2e96
 def encrypt_model(
     settings: Settings,
     name: str,  # of the model
@@ -53,16 +54,17 @@ def encrypt_model(
         ledger.add_event(CHOSEN, name, {"recipients": list(chosen)})
         for version in versions:
             save_copy(_registrar(settings, ledger, version), name, version["version"], version["digest"])
-        released = next(version for version in versions if CHAMPION in version["aliases"])
-        release_champion(_registrar(settings, ledger, released), name)
-    return {"name": name, "version": released["version"], "recipients": list(chosen), "copies": len(versions)}
+        released = next((version for version in versions if CHAMPION in version["aliases"]), None)
+        if released:
+            release_champion(_registrar(settings, ledger, released), name)
+    return {"name": name, "version": released["version"] if released else None, "recipients": list(chosen), "copies": len(versions)}
 
 
 def _registrar(settings: Settings, ledger: Ledger, version: dict[str, Any]) -> Registrar:
     "As the run that gave the version had it"
     return Registrar({"run": version["run"], "pipeline": version["details"].get("pipeline")}, settings, ledger)
 
-# %% ../../nbs/60_registry/54_encrypting.ipynb #cbbfaae0
+# %% ../../nbs/60_registry/54_encrypting.ipynb #13d61703
 def encrypt_to_folder(
     settings: Settings,
     text: str,  # the version: `churn:3`
@@ -75,12 +77,12 @@ def encrypt_to_folder(
         raise UsageError("Nobody is named for whom to encrypt.", "Name the public keys: --to age1...")
     if target.exists():
         raise UsageError(f"{target} exists already.", "Name a folder that does not exist.", value=str(target))
-    with Ledger.open(settings, create=False) as ledger:
+    with Ledger.open(settings, create=False) as ledger, _appearing(target) as folder:
         version = find_version(ledger, text)
-        package = _registrar(settings, ledger, version).package(version["digest"])
-    with _appearing(target) as folder:
-        names = [path.name for path in _write(package, chosen, folder)]
-    return {"name": version["name"], "version": version["version"], "recipients": list(chosen), "files": sorted(names)}
+        registrar = _registrar(settings, ledger, version)
+        _write(registrar, version, chosen, folder)
+        names = sorted(path.name for path in folder.iterdir())
+    return {"name": version["name"], "version": version["version"], "recipients": list(chosen), "files": names}
 
 
 @contextmanager
@@ -95,18 +97,16 @@ def _appearing(target: Path) -> Iterator[Path]:
         shutil.rmtree(hidden, ignore_errors=True)
 
 
-def _write(package: Any, recipients: Sequence[str], folder: Path) -> Iterator[Path]:
-    from zipfile import ZipFile
-
-    hashes = package.manifest["files"]
-    for name, content in package.served_files().items():
-        if name not in SECRET:
-            (folder / name).write_bytes(content)
-            yield folder / name
-    with ZipFile(package.path) as archive:
-        for name in (name for name in SECRET if name in hashes):
-            with archive.open(name) as reader, open(folder / f"{name}{SUFFIX}", "xb") as writer:
+def _write(registrar: Registrar, version: dict[str, Any], recipients: Sequence[str], folder: Path) -> None:
+    plain = save_version(registrar, version["name"], version["version"])
+    hashes = {path.name: sha256_file(path) for path in plain.iterdir()}
+    for name in hashes:
+        if name in SECRET:
+            with open(plain / name, "rb") as reader, open(folder / f"{name}{SUFFIX}", "xb") as writer:
                 encrypt_stream(reader, writer, recipients)
-            yield folder / f"{name}{SUFFIX}"
+        elif name != SIGNATURE:
+            shutil.copyfile(plain / name, folder / name)
     (folder / NOTE).write_bytes(note_of(hashes, recipients))
-    yield folder / NOTE
+    written = {path.name: sha256_file(path) for path in folder.iterdir()}
+    for name, content in signature_over(registrar, version, written).items():
+        (folder / name).write_bytes(content)

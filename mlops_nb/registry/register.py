@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import Busy, MlopsError
 from ..core.faults import point
 from ..core.files import atomic_write, make_folder
-from ..core.hashing import canonical_json, sha256_bytes, sha256_file
+from ..core.hashing import sha256_bytes, sha256_file
 from ..core.locks import FileLock
 from ..core.settings import Settings
 from ..core.store import Store
@@ -30,10 +30,12 @@ from mlops_nb.registry.encryption import (
     encrypt_files,
     encrypted_hashes,
     plain_versions,
-    recipients_of,
 )
+from .folder import save_version, signature_over
+from .keys import trusted_keys
 from .packages import PackageFile
 from .releases import Arm, Document, is_current, publish
+from .verify import signature_state
 from .versions import CHAMPION, KEPT, verdict_of
 
 # %% ../../nbs/60_registry/07_register.ipynb #aee4a8f3
@@ -86,6 +88,7 @@ class Registrar:
     ) -> dict[str, Any]:
         "Register, compare and release one package; the model as the run's document has it"
         name, version = register(self, digest)
+        save_version(self, name, version)
         save_copy(self, name, version, digest)
         decide(self, name, version)
         release_champion(self, name)
@@ -257,10 +260,27 @@ def _is_released(registrar: Registrar, name: str, recipients: tuple[str, ...]) -
     if not newest or standing not in [arm["version"] for arm in newest[0]["document"]["arms"]]:
         return False
     document = Document.parse(newest[0]["document"])._replace(generation=newest[0]["generation"])
-    place = registrar.releases / name / document.folder()
-    complete = (registrar.releases / REQUIREMENTS).is_file()
-    complete = complete and all(recipients_of(place / arm.folder) == recipients for arm in document.arms)
+    complete = (registrar.releases / REQUIREMENTS).is_file() and _holds_version(registrar, name, document, recipients)
     return complete and is_current(registrar.releases, document, registrar.hash_of)
+
+
+def _holds_version(registrar: Registrar, name: str, document: Document, recipients: tuple[str, ...]) -> bool:
+    "Whether a release has the champion's folder, as it is signed today and encrypted for whom it is to be"
+    standing = registrar.ledger.alias(name, CHAMPION)
+    assert standing is not None, f"{name} has versions and no champion"
+    folder, place = save_version(registrar, name, standing), f"versions/{standing}"
+    here = {path.name: registrar.hash_of(path) for path in folder.iterdir()}
+    known = encrypted_hashes(here, recipients) if recipients else here
+    expected = {f"{place}/{file}": digest for file, digest in known.items() if digest}
+    if not expected.items() <= document.files.items():
+        return False
+    return not recipients or _signed_alike(registrar, folder, registrar.releases / name / document.folder() / place)
+
+
+def _signed_alike(registrar: Registrar, folder: Path, encrypted: Path) -> bool:
+    trusted = trusted_keys(registrar.settings)
+    states = [signature_state(place, trusted, registrar.hash_of) for place in (folder, encrypted)]
+    return states[0] == states[1]
 
 
 def _champion_release(
@@ -268,15 +288,14 @@ def _champion_release(
 ) -> tuple[Document, dict[str, bytes]]:
     standing = registrar.ledger.alias(name, CHAMPION)
     assert standing is not None, f"{name} has versions and no champion"
-    package = registrar.package(registrar.version_of(name, standing)["digest"])
-    folder = f"versions/{standing}"
-    manifest = package.manifest
-    metrics = canonical_json({"metric": manifest["metric"], "metrics": manifest["metrics"]})
-    files = {**package.served_files(), "metrics.json": metrics}
-    files = encrypt_files(files, recipients) if recipients else files
+    version, folder = registrar.version_of(name, standing), f"versions/{standing}"
+    files = {path.name: path.read_bytes() for path in save_version(registrar, name, standing).iterdir()}
+    if recipients:
+        files = encrypt_files(files, recipients)
+        files |= signature_over(registrar, version, _hashes(files))
     contents = {f"{folder}/{file}": data for file, data in files.items()}
-    arms = (Arm(standing, package.digest, 1.0, folder),)
-    return Document(name, manifest["task"], arms, _hashes(contents)), contents
+    arms = (Arm(standing, version["digest"], 1.0, folder),)
+    return Document(name, version["task"], arms, _hashes(contents)), contents
 
 
 REQUIREMENTS = "requirements.txt"

@@ -62,7 +62,7 @@ class ModelTable(Sequence[dict[str, Any]]):
 
         names = sorted({version["name"] for version in self.versions})
         caption = f"{count(len(self.versions), 'version')} of {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}"
-        heads = ["model", "version", "alias", "metric", "value", "registered (UTC)", "run", "verdict"]
+        heads = ["model", "version", "alias", "metric", "value", "registered (UTC)", "run", "signed by", "verdict"]
         return Grid(caption, heads, [_row(version) for version in self.versions])
 
     def document(self) -> dict[str, Any]:
@@ -80,7 +80,13 @@ def _row(version: dict[str, Any]) -> list[Any]:
     created = str(version["created"])[:16].replace("T", " ")
     verdict = version["verdict"]["reason"] if version["verdict"] else ""
     about = [version["name"], version["version"], ", ".join(version["aliases"]), version["metric"]]
-    return [*about, "" if value is None else show_alike([value])[0], created, version["run"], verdict]
+    return [*about, "" if value is None else show_alike([value])[0], created, version["run"], _signed(version), verdict]
+
+
+def _signed(version: dict[str, Any]) -> str:
+    "Who signed a version, or what is wrong with its signature; empty when nobody looked"
+    state, key = version.get("signature", ""), version.get("signed_by") or ""
+    return key if state == "signed" else " ".join(filter(None, [state, f"({key})" if key else ""]))
 
 
 def list_versions(
@@ -102,5 +108,8 @@ def models(
     "The registered models of the project around the current folder"
     from mlops_nb.core.ledger import Ledger
 
-    with Ledger.open(load_settings(), create=False) as ledger:
-        return list_versions(ledger, name)
+    from mlops_nb.registry.folder import signatures_of
+
+    with Ledger.open(settings := load_settings(), create=False) as ledger:
+        found = list_versions(ledger, name)
+    return ModelTable(signatures_of(settings, found.versions))

@@ -14,11 +14,12 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import StorageError, UsageError
+from ..core.errors import MlopsError, StorageError
 from ..model.archive import load_estimator
 from ..model.schema import InputSchema, frame_from_columns
 from ..registry.encryption import read_plain
 from ..registry.releases import Arm, Release
+from ..registry.verify import Verified
 from .requests import Records, RequestReader
 
 # %% ../../nbs/70_serve/06_predictor.ipynb #ea613185
@@ -107,19 +108,20 @@ class ReleasedModel:
         self,
         release: Release,  # its files are compared with their hashes as they are read
         max_rows: int = 10_000,  # records that one request may carry
+        verified: Verified | None = None,  # the version's folder, when its signature was verified
         identity: str = "",  # where the secret key of an encrypted model is
         project: Path = Path(),  # where a relative path in `identity` begins
     ):
         self._key = (identity, project)
         self._arm = release.document.arms[0]
-        self._release = release
+        self._release, self._verified = release, verified
         self.model, self.generation = release.document.model, release.document.generation
         self.version, self.digest = self._arm.version, self._arm.digest
-        self.manifest = self._json("manifest.json")
-        self.inputs = InputSchema.parse(self._json("schema.json"))
+        self.manifest = json.loads(self._read("manifest.json"))
+        self.inputs = InputSchema.parse(json.loads(self._read("schema.json")))
         self.schema = self.inputs.document()
         self.reader = RequestReader(self.schema, max_rows)
-        self.examples = self._json("examples.json") or [typical_record(self.schema)]
+        self.examples = json.loads(self._read("examples.json")) or [typical_record(self.schema)]
         self.example = as_sent(self.schema, self.examples[0])
         self.estimator = self._load()
         self._check_examples()
@@ -127,8 +129,9 @@ class ReleasedModel:
     def __repr__(self) -> str:
         return f"{self.model} version {self.version} ({self.schema['task']}), generation {self.generation}"
 
-    def _json(self, name: str) -> Any:
-        return json.loads(self._release.read(f"{self._arm.folder}/{name}"))
+    def _read(self, name: str) -> bytes:
+        "A file of the version: what was signed, where a signature was verified"
+        return self._verified.read(name) if self._verified else self._release.read(f"{self._arm.folder}/{name}")
 
     def _load(self) -> Any:
         if different := differing_versions(self.manifest.get("requirements", {})):
@@ -142,7 +145,7 @@ class ReleasedModel:
         "A file of the version, decrypted in memory if it is encrypted"
         folder = f"{self._arm.folder}/"
         names = [path.removeprefix(folder) for path in self._release.document.files if path.startswith(folder)]
-        return read_plain(lambda name: self._release.read(folder + name), names, name, *self._key)
+        return read_plain(self._read, names, name, *self._key)
 
     def predict(
         self,
@@ -164,13 +167,14 @@ class ReleasedModel:
 def load_model(
     release: Release,
     max_rows: int = 10_000,  # records that one request may carry
+    verified: Verified | None = None,  # the version's folder, when its signature was verified
     identity: str = "",  # where the secret key of an encrypted model is
     project: Path = Path(),  # where a relative path in `identity` begins
 ) -> ReleasedModel:
     "The model of a release, ready to be asked; a `StorageError` says why it cannot be"
     try:
-        return ReleasedModel(release, max_rows, identity, project)
-    except (StorageError, UsageError):
+        return ReleasedModel(release, max_rows, verified, identity, project)
+    except MlopsError:
         raise
     except Exception as error:
         arm: Arm = release.document.arms[0]

@@ -11,13 +11,25 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from serve_support import contents_of, environment, fitted, make_project, people, serving
-from serve_support import KINDS as kinds
+from serve_support import (
+    KINDS,
+    SIGNER,
+    contents_of,
+    environment,
+    fitted,
+    make_project,
+    people,
+    serving,
+    signature,
+    trust,
+)
 from support import free_port
 
 from mlops_nb.core.hashing import sha256_bytes
 from mlops_nb.model.schema import describe_inputs
 from mlops_nb.registry.encryption import encrypt_files
+from mlops_nb.registry.keyring import public_text
+from mlops_nb.registry.keys import TrustedKey
 from mlops_nb.registry.releases import Arm, Document, publish
 
 pyrage = pytest.importorskip("pyrage")
@@ -41,11 +53,13 @@ def encrypted(tmp_path_factory):
     """A project whose only release is encrypted, pieces of the plain model, and the key file."""
     folder = tmp_path_factory.mktemp("encrypted")
     project, table, identity = make_project(folder / "project"), people(), pyrage.x25519.Identity.generate()
-    inputs = describe_inputs(table, kinds, target="churned", task="binary")
-    examples = json.loads(table[list(kinds)].head(3).to_json(orient="records", date_format="iso"))
+    inputs = describe_inputs(table, KINDS, target="churned", task="binary")
+    examples = json.loads(table[list(KINDS)].head(3).to_json(orient="records", date_format="iso"))
     plain = {Path(name).name: data for name, data in contents_of(fitted(table, False), inputs, examples).items()}
     files = encrypt_files(plain, [str(identity.to_public())])
     contents = {f"versions/1/{name}": data for name, data in files.items()}
+    contents["versions/1/model.sig"] = signature(contents, "churn:1")
+    trust(project, TrustedKey("project", public_text(SIGNER)))
     hashes = {name: sha256_bytes(data) for name, data in contents.items()}
     document = Document("churn", "binary", (Arm(1, "5d" * 32, 1.0, "versions/1"),), hashes, generation=1)
     publish(project / ".mlops" / "releases", document, contents)
@@ -107,7 +121,7 @@ def load(project: Path, reference: str = ""):
 
 
 def test_without_a_key_it_says_for_whom_it_is_encrypted(encrypted, copied):
-    with pytest.raises(Exception, match="model.skops is encrypted, and no key is named") as told:
+    with pytest.raises(Exception, match=r"model\.skops is encrypted, and no key is named") as told:
         load(copied[0])
     assert "[serving] identity" in told.value.hint and "age1" in told.value.hint
 
@@ -117,5 +131,5 @@ def test_tampering_is_told_without_the_key(encrypted, copied):
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(bytes(content))
-    with pytest.raises(Exception, match="model.skops.age is missing or has another content"):
+    with pytest.raises(Exception, match=r"model\.skops\.age is missing or has another content"):
         load(copied[0])
