@@ -83,6 +83,8 @@ class RegistrySection(NamedTuple):
     "[registry]: what happens to a packaged model"
 
     bento_store: Annotated[bool, "Whether registered models are also saved to the BentoML store"] = True
+    recipients: Annotated[str, "Public keys of age for which released models are encrypted; empty is not at all"] = ""
+    allow_pickle: Annotated[bool, "Whether a pickle, which can run anything, may be read into a model"] = False
     signatures: Annotated[
         Literal["required", "warn", "off"],
         "What does not verify by a trusted key: is not served, is served with a warning, or nothing is signed",
@@ -114,6 +116,7 @@ class Serving(NamedTuple):
         Literal["hash", "inputs", "off"],
         "What is stored of a decision whose reasons were asked for: the inputs' hash, the inputs, or nothing at all",
     ] = "hash"
+    identity: Annotated[str, "Where the secret key of an encrypted model is: file:PATH, env:NAME, keyring:NAME"] = ""
 
 # %% ../../nbs/00_core/04_settings.ipynb #76a402bf
 SECTIONS: dict[str, Any] = {

@@ -14,12 +14,14 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from math import isfinite
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..core.errors import MlopsError, StorageError, UsageError
 from ..model.archive import load_estimator
 from ..model.onnx import OnnxModel
 from ..model.schema import InputSchema, frame_from_columns
+from ..registry.encryption import SUFFIX, read_plain
 from ..registry.releases import Arm, Release
 from ..registry.verify import Verified
 from .problem import Problem
@@ -145,7 +147,10 @@ class ReleasedModel:
         max_rows: int = 10_000,  # records that one request may carry
         verified: Verified | None = None,  # the version's folder, when its signature was verified
         wanted: Format = "auto",  # `[serving] format`
+        identity: str = "",  # where the secret key of an encrypted model is
+        project: Path = Path(),  # where a relative path in `identity` begins
     ):
+        self._key = (identity, project)
         self._arm = release.document.arms[0]
         self._release, self._verified = release, verified
         self.model, self.generation = release.document.model, release.document.generation
@@ -175,10 +180,16 @@ class ReleasedModel:
                 raise UsageError(f"[serving] format is onnx, and {name} cannot be loaded as such: {reason}.", hint)
             if different:
                 logger.info("%s is served by ONNX, as it was trained with other libraries: %s", name, trained)
-            return "onnx", OnnxModel(self._read("model.onnx"), self.inputs)
+            return "onnx", OnnxModel(self._plain("model.onnx"), self.inputs)
         if different:
             logger.warning("%s was trained with other libraries: %s", name, trained)
-        return "skops", load_estimator(self._read("model.skops"), self.manifest["packages"])
+        return "skops", load_estimator(self._plain("model.skops"), self.manifest["packages"])
+
+    def _plain(self, name: str) -> bytes:
+        "A file of the version, decrypted in memory if it is encrypted"
+        folder = f"{self._arm.folder}/"
+        names = [path.removeprefix(folder) for path in self._release.document.files if path.startswith(folder)]
+        return read_plain(self._read, names, name, *self._key)
 
     def predict(
         self,
@@ -199,13 +210,13 @@ class ReleasedModel:
         from mlops_nb.model.background import Background
         from mlops_nb.model.shapley import Explainer
 
-        name = f"{self._arm.folder}/background.json"
-        if name not in self._release.document.files:
+        names = [f"{self._arm.folder}/background.json{suffix}" for suffix in ("", SUFFIX)]
+        if not any(name in self._release.document.files for name in names):
             what = (
                 f"Version {self.version} of {self.model} was packaged without background rows, so it gives no reasons."
             )
             raise Problem(422, f"{what} Ask without explain, or package it with background=50.")
-        return Explainer(self.estimator, Background.parse(self._read("background.json"), self.inputs), self.inputs)
+        return Explainer(self.estimator, Background.parse(self._plain("background.json"), self.inputs), self.inputs)
 
     def explain(
         self,
@@ -231,10 +242,12 @@ def load_model(
     max_rows: int = 10_000,  # records that one request may carry
     verified: Verified | None = None,  # the version's folder, when its signature was verified
     wanted: Format = "auto",  # `[serving] format`
+    identity: str = "",  # where the secret key of an encrypted model is
+    project: Path = Path(),  # where a relative path in `identity` begins
 ) -> ReleasedModel:
     "The model of a release, ready to be asked; a `StorageError` says why it cannot be"
     try:
-        return ReleasedModel(release, max_rows, verified, wanted)
+        return ReleasedModel(release, max_rows, verified, wanted, identity, project)
     except MlopsError:
         raise
     except Exception as error:

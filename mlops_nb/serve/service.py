@@ -141,9 +141,9 @@ def loaded(
     inner: type[Predictions],
 ) -> ReleasedModel:
     "The model of the service's release, loaded once in this process"
-    release, serving = inner.release, inner.settings.serving
-    verified = verify_arm(release, release.document.arms[0], inner.settings)
-    return load_model(release, serving.max_rows, verified, serving.format)
+    release, settings = inner.release, inner.settings
+    serving, verified = settings.serving, verify_arm(release, release.document.arms[0], settings)
+    return load_model(release, serving.max_rows, verified, serving.format, serving.identity, settings.project)
 
 
 class PredictionService(BentoService[Predictions]):
