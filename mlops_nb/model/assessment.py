@@ -15,7 +15,7 @@ from ..core.errors import UsageError, did_you_mean
 from ..data.show import Grid, count, quote, show_alike
 from .groups import record
 
-# %% ../../nbs/50_model/39_assessment.ipynb #599448bd
+# %% ../../nbs/50_model/39_assessment.ipynb #6fb31f54
 FORMAT = 1
 FIELDS = ("metric", "slice", "value", "low", "high", "n")
 
@@ -70,12 +70,14 @@ class Assessment:
 
     def grid(self) -> Grid:
         "What holds for all rows, and what compares groups"
-        shown = [row for row in self.rows if "=" not in row["slice"] and "[" not in row["slice"]]
+        known = [row for row in self.rows if row["value"] is not None]
+        shown = [row for row in known if "=" not in row["slice"] and "[" not in row["slice"]]
         rows = [[row["metric"], row["slice"] or "all rows", _shown(row), row["n"]] for row in shown]
-        more = len(self.rows) - len(shown)
-        what = f"Assessment: {count(len(self.rows), 'number')}" + (
+        more, none = len(known) - len(shown), len(self.rows) - len(known)
+        what = f"Assessment: {count(len(known), 'number')}" + (
             f", {more:,} of them of groups and slices" if more else ""
         )
+        what += f"; {none:,} could not be assessed" if none else ""
         return Grid(what, ["metric", "of", "value", "rows"], rows)
 
     def _repr_html_(self) -> str:
@@ -86,8 +88,6 @@ class Assessment:
 
 
 def _shown(row: Mapping[str, Any]) -> str:
-    if row["value"] is None:
-        return "not assessed"
     value, low, high = show_alike([row[name] for name in ("value", "low", "high")])
     return value if row["low"] is None else f"{value} ({low} to {high})"
 

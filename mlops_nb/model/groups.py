@@ -303,7 +303,7 @@ class Ranked:
         first = np.concatenate([[0], np.cumsum(chosen)])[self.starts]  # chosen rows of the groups before
         return below[self.ties] + same[self.ties] / 2 - first[self.groups]
 
-# %% ../../nbs/50_model/32_groups.ipynb #cadd2f99
+# %% ../../nbs/50_model/32_groups.ipynb #85c25790
 FEWEST = 30  # rows from which a group is assessed
 
 
@@ -334,11 +334,12 @@ class GroupTable:
         return found
 
     def grid(self, names: Sequence[str], label: str = "") -> Grid:
-        "Some metrics side by side"
-        names = [name for name in names if name in self.metrics]
+        "Some metrics side by side; of intersections, the groups that are assessed"
+        names, crossed = [name for name in names if name in self.metrics], " & " in self.column
         rows = [
             [group.replace(" & ", " · "), int(self.rows[place]), *(self._cell(name, place, label) for name in names)]
             for place, group in enumerate(self.names)
+            if self.assessed[place] or not crossed
         ]
         small = int((~self.assessed).sum())
         more = f"; {count(small, 'group')} of fewer than {self.fewest} rows: not assessed" if small else ""
@@ -353,12 +354,17 @@ class GroupTable:
         return with_bounds(*(float(part[place, column]) for part in (value, low, high)))
 
 
-def with_bounds(value: float, low: float, high: float) -> str:
+def with_bounds(
+    value: float,
+    low: float,
+    high: float,
+    digits: int = 2,  # of a number up to 1
+) -> str:
     "`0.81 (0.77 to 0.85)`"
     if np.isnan(value):
         return "–"
-    digits = 2 if abs(value) <= 1 else None
-    shown = [f"{part:.{digits}f}" for part in (value, low, high)] if digits else show_alike([value, low, high])
+    small = abs(value) <= 1
+    shown = [f"{part:.{digits}f}" for part in (value, low, high)] if small else show_alike([value, low, high])
     return shown[0] if np.isnan(low) else f"{shown[0]} ({shown[1]} to {shown[2]})"
 
 

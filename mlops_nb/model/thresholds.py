@@ -120,7 +120,7 @@ def out_of_fold(
     together = (np.concatenate([getattr(part, name) for part in parts]) for name in ("truth", "predicted"))
     return Predictions(schema.task, *together, np.concatenate(columns), tuple(classes), schema.positive)
 
-# %% ../../nbs/50_model/36_thresholds.ipynb #361dd2e1
+# %% ../../nbs/50_model/36_thresholds.ipynb #6749fb9e
 NO_COSTS = (
     "No costs were given, so classes are decided by the larger probability: -p evaluate.costs=1,8 (false alarm, miss)."
 )
@@ -159,6 +159,8 @@ class Decision:
         "What was gained"
         value, low, high = self._means()["mean_cost_difference"]
         shown = show_alike([abs(value), low, high])
+        if np.array_equal(self.costs, self.usual):
+            return "They are the usual decisions."
         if low <= 0 <= high:
             return f"No saving is shown: {shown[0]} a row, interval {shown[1]} to {shown[2]}."
         return f"{'Cheaper' if value < 0 else 'Dearer'} by {shown[0]} a row, interval {shown[1]} to {shown[2]}."
