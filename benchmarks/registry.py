@@ -4,8 +4,8 @@
 
 - `verification`: how much of the throughput of plain SHA-256 over the same files is left when a signed folder is
   verified: signature, names and contents. `large` is a folder of 256 MB in one large and many small files, `many` one
-  of four large files; `version` one of the size of the default model's (0.4 MB), where the elliptic curve, a constant of
-  less than a millisecond, weighs as much as the contents: it has no limit;
+  of four large files; `version` one of the size of the default model's (0.4 MB), where the elliptic curve, a constant
+  of less than a millisecond, weighs as much as the contents: it has no limit;
 - `signing`: by how much signing lengthens the registration of a model package (CPU seconds of `run_completing`, with
   the BentoML store), as a share of what it takes with `signatures = off`.
 
