@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mlops_nb.notebook.flow import flow, log, note
     from mlops_nb.notebook.parameters import LogRange, Path, Pattern, Range, Secret, Source
     from mlops_nb.notebook.redact import secret
+    from mlops_nb.registry.card import card
     from mlops_nb.registry.versions import models
     from mlops_nb.track.annotate import note_run, star_run, tag_run
     from mlops_nb.track.board import leaderboard
@@ -40,6 +41,7 @@ __all__ = [  # the type checker wants the names as text; a test compares them wi
     "Secret",
     "Source",
     "Table",
+    "card",
     "compare",
     "curves",
     "flow",

@@ -9,6 +9,7 @@ __all__ = ['PIPELINE', 'RANGE', 'RUN', 'AUTOML', 'PLAN', 'SEARCH', 'LINT', 'PAPE
 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #c17d8fa7
 from mlops_nb.commands.catalogue_look import (
+    CARD,
     DELETE,
     DIFF,
     EXPORT,
@@ -365,7 +366,7 @@ COMMANDS = {
     command.name: command
     for command in (
         *(RUN, PLAN, SEARCH, AUTOML, RERUN, SNAPSHOT, PAPERMILL, LINT),
-        *(RUNS, LEADERBOARD, SHOW, DIFF, LINEAGE, REPORT, LOGS, OPEN, MODELS),
+        *(RUNS, LEADERBOARD, SHOW, DIFF, LINEAGE, REPORT, LOGS, OPEN, MODELS, CARD),
         *(SYNC, TAG, NOTE, STAR, EXPORT, DELETE),
         *(NEW, CONFIG, DOCTOR, GC, FSCK, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
     )

@@ -83,6 +83,9 @@ class RegistrySection(NamedTuple):
     "[registry]: what happens to a packaged model"
 
     bento_store: Annotated[bool, "Whether registered models are also saved to the BentoML store"] = True
+    card_notebook: Annotated[
+        str, "Notebook with a person's words for the model card, from the root; empty is that of the packaging step"
+    ] = ""
 
 
 class Serving(NamedTuple):
