@@ -48,10 +48,7 @@ def by_definition(answer, record: pd.DataFrame, background: pd.DataFrame) -> np.
     for one in range(size):
         others = [n for n in range(size) if n != one]
         gains = [
-            factorial(k)
-            * factorial(size - k - 1)
-            / factorial(size)
-            * (worth(frozenset({*s, one})) - worth(frozenset(s)))
+            factorial(k) * factorial(size - k - 1) * (worth(frozenset({*s, one})) - worth(frozenset(s)))
             for k in range(size)
             for s in combinations(others, k)
         ]
@@ -82,9 +79,10 @@ def test_values_are_those_of_the_definition(target, task, model, classes, method
     assert np.allclose(explained.values[0], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize(
-    ("target", "task", "classes"), [("group", "binary", 2), ("group", "multiclass", 3), ("spent", "regression", 2)]
-)
+TASKS = [("group", "binary", 2), ("group", "multiclass", 3), ("spent", "regression", 2)]
+
+
+@pytest.mark.parametrize(("target", "task", "classes"), TASKS)
 def test_drawn_values_add_up_and_come_close(target, task, classes):
     algorithm = "linear" if task == "regression" else "logistic"
     table, made, schema, background = known(target, task, algorithm, classes, combine=("age", "income"))
@@ -101,7 +99,7 @@ def test_drawn_values_add_up_and_come_close(target, task, classes):
 def test_an_ensemble_is_explained_in_probabilities():
     table, made, schema, background = known(model="voting")
     explained = Explainer(made, background).explain(table.head(1))
-    assert explained.unit == "probability of 'class 01'"
+    assert explained.unit == "probability of 'class 01'" and explained.method == "permutation"
     assert np.allclose(explained.answers, scale_of(made.estimator, schema).answer(table.head(1)))
 
 
@@ -148,11 +146,8 @@ def test_reasons_are_the_same_in_a_package(tmp_path):
     package.write(tmp_path / "one.zip")
     read = ModelPackage.read(tmp_path / "one.zip")
     assert read.background is not None and package.background is not None
-    one, two = (
-        explain_records(Explainer(m, b), table.head(3))
-        for m, b in ((made, package.background), (read.load_model(), read.background))
-    )
-    assert one == two
+    here = explain_records(Explainer(made, package.background), table.head(3))
+    assert explain_records(Explainer(read.load_model(), read.background), table.head(3)) == here
     assert ModelPackage(made, "people", {"roc_auc": 0.9}, table, background=0).background is None
 
 
@@ -164,17 +159,9 @@ def test_a_background_keeps_every_kind_of_value():
 
 
 def test_a_record_of_missing_values_has_reasons():
-    table, made, schema, background = known()
-    empty = pd.DataFrame(
-        {
-            "age": [40],
-            "income": [np.nan],
-            "member": [True],
-            "plan": pd.array([None], dtype="str"),
-            "zip": pd.array(["x"], dtype="str"),
-            "since": table["since"].head(1),
-        }
-    )
+    table, made, _, background = known()
+    texts = {name: pd.array([text], dtype="str") for name, text in {"plan": None, "zip": "x"}.items()}
+    empty = table.head(1).assign(income=np.nan, **texts)
     told = explain_records(Explainer(made, background), empty, most=6)[0]["reasons"]
     assert any("plan missing instead of 'basic'" in reason["text"] for reason in told) or len(told) < 6
     with pytest.raises(UsageError, match="0 reasons were asked for"):
@@ -191,9 +178,7 @@ def test_what_cannot_be_explained_says_so():
         Explainer(made, background).explain(table.drop(columns="age"))
 
 
-@pytest.mark.parametrize(
-    ("target", "task", "classes"), [("group", "binary", 2), ("group", "multiclass", 4), ("spent", "regression", 2)]
-)
+@pytest.mark.parametrize(("target", "task", "classes"), TASKS)
 def test_importance_and_dependence_of_every_task(target, task, classes):
     table, made, _, background = known(target, task, "boosting", classes)
     found = permutation_importance(made, table, repeats=3)
