@@ -10,6 +10,7 @@ __all__ = ['PIPELINE', 'RANGE', 'RUN', 'AUTOML', 'PLAN', 'SEARCH', 'LINT', 'PAPE
 # %% ../../nbs/95_cli/02_catalogue.ipynb #c17d8fa7
 from .catalogue_files import FILES
 from mlops_nb.commands.catalogue_look import (
+    CARD,
     DELETE,
     DIFF,
     EXPORT,
@@ -402,7 +403,7 @@ COMMANDS = {
     command.name: command
     for command in (
         *(RUN, PLAN, SEARCH, AUTOML, RERUN, SNAPSHOT, PAPERMILL, LINT),
-        *(RUNS, LEADERBOARD, SHOW, DIFF, LINEAGE, REPORT, LOGS, OPEN, MODELS),
+        *(RUNS, LEADERBOARD, SHOW, DIFF, LINEAGE, REPORT, LOGS, OPEN, MODELS, CARD),
         *(PROMOTE, ROLLBACK, APPROVE, REJECT, WAIVE, TAG_MODEL, NOTE_MODEL),
         *(SYNC, TAG, NOTE, STAR, EXPORT, DELETE),
         *FILES,

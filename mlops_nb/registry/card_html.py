@@ -67,7 +67,9 @@ def _block(block: Any) -> str:
 def _said(block: Said) -> str:
     if not block.text:
         return f'<div style="{STYLE["missing"]}">{html.escape(block.origin)}</div>'
-    return f'<div style="{STYLE["said"]}">{words_html(block.text)}<p class="quiet">{html.escape(block.origin)}</p></div>'
+    return (
+        f'<div style="{STYLE["said"]}">{words_html(block.text)}<p class="quiet">{html.escape(block.origin)}</p></div>'
+    )
 
 # %% ../../nbs/60_registry/41_card_html.ipynb #74496319
 def _anchor(title: str) -> str:
@@ -106,8 +108,16 @@ def card_repr(
 ) -> str:
     "The heart of the card, for a notebook: inline styles, no script"
     wanted = {section.title: section for section in card.sections}
-    tables = [(title, block) for title in ("Metrics", "Explanation") for block in wanted[title].blocks if isinstance(block, Table)]
-    grids = "".join(Grid(title, block.heads, block.rows[:10], [block.heads[n] for n in block.right])._repr_html_() for title, block in tables)
+    tables = [
+        (title, block)
+        for title in ("Metrics", "Explanation")
+        for block in wanted[title].blocks
+        if isinstance(block, Table)
+    ]
+    grids = "".join(
+        Grid(title, block.heads, block.rows[:10], [block.heads[n] for n in block.right])._repr_html_()
+        for title, block in tables
+    )
     missing = ", ".join(missing_parts(card))
     note = f'<div style="{STYLE["missing"]}">Not written yet: {html.escape(missing)}</div>' if missing else ""
     said = "".join(f"<b>{html.escape(name)}</b>{_said(Said(*part))}" for name, part in card.parts.items() if part.text)

@@ -21,8 +21,10 @@ from ..core.hashing import canonical_json, sha256_bytes, sha256_file
 from ..core.locks import FileLock
 from ..core.settings import Settings
 from ..pipeline.statcache import StatCache
+from .card import card_contents
 from .keyring import KIND, KeyRing, warn
 from .keys import TrustedKey, trusted_keys
+from .lock import lock_contents
 from .signature import SIGNATURE, Unsuitable, files_in, read_signature, root_digest
 from .verify import NotVerified, signature_state, verify_folder
 
@@ -63,7 +65,7 @@ def _pinned(artifact: dict[str, Any]) -> dict[str, Any]:
     return {key: artifact[key] for key in ("sha256", "size")} | artifact["meta"]
 
 
-CONTENTS: list[Provider] = [served_files, metrics_file, data_file]
+CONTENTS: list[Provider] = [served_files, metrics_file, data_file, lock_contents, card_contents]
 
 
 def contents_of(registrar: "Registrar", version: dict[str, Any]) -> dict[str, bytes]:
