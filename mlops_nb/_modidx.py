@@ -5261,6 +5261,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'mlops_nb/registry/card_html.py'),
                                              'mlops_nb.registry.card_html._section': ( '60_registry/card_html.html#_section',
                                                                                        'mlops_nb/registry/card_html.py'),
+                                             'mlops_nb.registry.card_html._side_by_side': ( '60_registry/card_html.html#_side_by_side',
+                                                                                            'mlops_nb/registry/card_html.py'),
                                              'mlops_nb.registry.card_html._table': ( '60_registry/card_html.html#_table',
                                                                                      'mlops_nb/registry/card_html.py'),
                                              'mlops_nb.registry.card_html._top': ( '60_registry/card_html.html#_top',

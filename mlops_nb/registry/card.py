@@ -118,7 +118,7 @@ def missing_parts(
     "Headings of the parts that nobody has written yet"
     return [name for name, part in card.parts.items() if not part.text]
 
-# %% ../../nbs/60_registry/40_card.ipynb #b90822a0
+# %% ../../nbs/60_registry/40_card.ipynb #f0a85508
 def _purpose(card: Card) -> Section:
     manifest, version = card.package.manifest, card.version
     classes = card.package.schema.get("classes")
@@ -150,7 +150,7 @@ def _step_of(card: Card, kind: str) -> Mapping[str, Any] | None:
 
 def _said(card: Card, name: str) -> Said:
     part = card.parts[name]
-    return Said(part.text, part.origin) if part.text else Said("", f"Not written yet: {PARTS[name]}")
+    return Said(part.text, part.origin) if part.text else Said("", f"{name}, not written yet: {PARTS[name]}")
 
 
 def _data(card: Card) -> Section:

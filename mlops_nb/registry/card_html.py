@@ -5,21 +5,23 @@
 # %% auto #0
 __all__ = ['STYLE', 'LONG', 'words_html', 'card_page', 'card_repr']
 
-# %% ../../nbs/60_registry/41_card_html.ipynb #97582582
+# %% ../../nbs/60_registry/41_card_html.ipynb #642fd006
 import base64
 import html
+from itertools import groupby
 from typing import Any
 
 from ..data.show import Grid
 from .card import Card, Picture, Said, Section, Table, missing_parts
 from ..track.page import Markup, badge, page, table
 
-# %% ../../nbs/60_registry/41_card_html.ipynb #9cd64619
+# %% ../../nbs/60_registry/41_card_html.ipynb #13da84b1
 STYLE = {
     "said": "border-left:4px solid #0969da;padding:.1rem .9rem;background:#f6f8fa;margin:.5rem 0",
     "missing": "border-left:4px solid #d4a72c;padding:.3rem .9rem;background:#fff8e1;margin:.5rem 0",
     "facts": "display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.15rem 1.2rem;margin:.4rem 0;font-size:14px",
     "contents": "columns:2;font-size:14px;margin:.4rem 0;padding-left:1.2rem",
+    "pictures": "display:flex;flex-wrap:wrap;gap:0 1.5rem;align-items:flex-start",
     "number": "display:inline-block;border:1px solid #d0d7de;border-radius:8px;padding:.35rem .9rem;margin:0 .6rem .5rem 0",
 }
 LONG = 25  # rows of a table that stays open
@@ -71,13 +73,18 @@ def _said(block: Said) -> str:
         f'<div style="{STYLE["said"]}">{words_html(block.text)}<p class="quiet">{html.escape(block.origin)}</p></div>'
     )
 
-# %% ../../nbs/60_registry/41_card_html.ipynb #74496319
+# %% ../../nbs/60_registry/41_card_html.ipynb #ade4cefd
+def _side_by_side(pictures: list[Picture]) -> str:
+    return f'<div style="{STYLE["pictures"]}">{"".join(map(_block, pictures))}</div>'
+
+
 def _anchor(title: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in title.lower())
 
 
 def _section(section: Section) -> str:
-    body = "".join(map(_block, section.blocks))
+    groups = groupby(section.blocks, key=lambda block: isinstance(block, Picture))
+    body = "".join(_side_by_side(list(blocks)) if pictures else "".join(map(_block, blocks)) for pictures, blocks in groups)
     mark = "" if section.fixed else ' <span class="quiet" style="font-weight:400">as of now</span>'
     return f'<h2 id="{_anchor(section.title)}">{html.escape(section.title)}{mark}</h2>{body}'
 
