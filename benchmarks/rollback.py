@@ -2,11 +2,11 @@
 
     python benchmarks/rollback.py [--rounds 9]
 
-Makes a project in a temporary folder with two versions of a forest of 200 trees, packaged by the library, the second one
-champion and its package deleted. Then, medians of the rounds, each on the clock:
+Makes a project in a temporary folder with two versions of a forest of 200 trees, packaged by the library, the second
+one champion and its package deleted. Then, medians of the rounds, each on the clock:
 
-- `rollback`: seconds of the whole command `mlops-nb rollback forest`, a process of its own; between the rounds the alias
-  is moved forward again and released, which is not timed;
+- `rollback`: seconds of the whole command `mlops-nb rollback forest`, a process of its own; between the rounds the
+  alias is moved forward again and released, which is not timed;
 - `cpu`: seconds of CPU of that command, which say more than the clock where others work on the machine;
 - `bare`: seconds of `python -c pass`, to compare machines and how busy they were, and `ratio` how many of those fit.
 

@@ -66,8 +66,8 @@ def public_name(name: str) -> Any:
 
 # %% ../nbs/facade.ipynb #2f6fc3a3
 LISTENERS = [
+    ("run_preparing", "mlops_nb.model.gate:run_preparing"),
     ("run_started", "mlops_nb.track.mirror:run_started"),
-    ("run_started", "mlops_nb.model.gate:run_started"),
     ("step_environment", "mlops_nb.track.offline:step_environment"),
     ("step_committed", "mlops_nb.track.mirror:step_committed"),
     ("run_completing", "mlops_nb.registry.register:run_completing"),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MEASURED', 'UNITS', 'CHECKED', 'DIFFERENCE', 'SIGNS', 'FORM', 'CHOICES', 'Waiver', 'Gate', 'parse_gate',
-           'parse_gates', 'run_started']
+           'parse_gates', 'run_preparing']
 
 # %% ../../nbs/50_model/29_gate.ipynb #49ffcc93
 import re
@@ -148,9 +148,9 @@ def _scaled(text: str, metric: str, value: float, unit: str) -> float:
     return value * UNITS[unit][1] if unit else value
 
 
-def _options(text: str, rest: str | None) -> dict[str, int | str]:
+def _options(text: str, rest: str | None) -> dict[str, Any]:
     "What stands behind the bound, after commas"
-    found: dict[str, int | str] = {}
+    found: dict[str, Any] = {}
     for part in (rest or "").split(",")[1:]:
         option = _OPTION.fullmatch(part)
         if option and option["n"]:
@@ -180,7 +180,7 @@ def parse_gates(
     return list(dict.fromkeys(parse_gate(part) for part in parts if part))
 
 # %% ../../nbs/50_model/29_gate.ipynb #65a3b9b3
-def run_started(run: dict[str, Any], settings: Settings) -> None:
+def run_preparing(run: dict[str, Any], settings: Settings) -> None:
     "Refuse a run whose gates cannot be read"
     parse_gates(settings.registry.gates)
     for name, value in run["parameters"].items():

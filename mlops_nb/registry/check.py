@@ -75,7 +75,8 @@ class Candidate:
     def rows(self) -> dict[str, Row]:
         "The assessment by the names that gates use; metrics that it lacks stand without an interval"
         manifest = self.package.manifest
-        found = {name: {"metric": name, "slice": "", "value": value} for name, value in manifest["metrics"].items()}
+        metrics = manifest["metrics"].items()
+        found: dict[str, Row] = {name: {"metric": name, "slice": "", "value": value} for name, value in metrics}
         rows = (manifest.get("assessment") or {}).get("rows", [])
         return found | {Gate(row["metric"], slice=row["slice"]).name: row for row in rows}
 

@@ -198,7 +198,7 @@ def test_two_pairs_of_eyes(project, ledger):
     assert "churn:1 needs 1 approval and has none" in verdict_of(ledger, "churn", 1)["reason"]
     with pytest.raises(Refused, match="needs 1 approval and has none"):
         carry_out(settings, ledger, prepare(settings, ledger, "churn:1"))
-    with pytest.raises(Refused, match="trained churn:1 .* and may not approve it"):
+    with pytest.raises(Refused, match=r"trained churn:1 .* and may not approve it"):
         say(settings, ledger, find_version(ledger, "churn:1"), APPROVAL)
     assert carry_out(settings, ledger, prepare(settings, ledger, "churn:1", "staging"))  # needs none
     version = find_version(ledger, "churn:1")

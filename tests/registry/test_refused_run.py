@@ -22,7 +22,7 @@ def test_the_run_ends_as_refused(gated):
 
 
 def test_running_it_again_is_refused_again(gated):
-    project, words, document = gated
+    project, words, _ = gated
     again = project.run(*words, expect=3)
     assert [step["state"] for step in again["steps"]][-1] == "cached"
     assert again["models"][0]["version"] == 2
@@ -40,9 +40,9 @@ def test_a_gate_that_cannot_be_read_is_told_before_any_step_runs(gated):
     assert other.returncode == 2 and "Did you mean 'signature'" in other.stdout + other.stderr
 
 
-def test_a_sweep_tells_which_child_was_refused(gated):
+def test_a_sweep_tells_that_its_models_were_refused(gated):
     project, _, _ = gated
-    sweep = ("--sweep", "train.model=logistic,boosting", "-p", "package.gates=log_loss <= 0.0001")
-    document = project.run(*sweep, "--from", "train", expect=3)
-    assert document["status"] == "refused" and document["error"]["type"] == "Refused"
+    sweep = ("--sweep", "package.metric=roc_auc,log_loss", "-p", "package.gates=log_loss <= 0.0001")
+    document = project.run(*sweep, "--from", "package", expect=3)
+    assert document["status"] == "refused" and "log_loss is" in document["error"]["message"]
     assert {run["status"] for run in project.json("runs", "-n", "3")["runs"]} == {"refused"}
