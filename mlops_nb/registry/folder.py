@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import MlopsError
+from ..core.errors import MlopsError, StorageError
 from ..core.faults import point
 from ..core.files import atomic_write, make_folder, sync_folder, temporary_beside
 from ..core.hashing import canonical_json, sha256_bytes, sha256_file
@@ -68,6 +68,10 @@ CONTENTS: list[Provider] = [served_files, metrics_file, data_file]
 
 def contents_of(registrar: "Registrar", version: dict[str, Any]) -> dict[str, bytes]:
     "The files of a version, by name"
+    if origin := version["details"].get("origin"):  # its folder came from elsewhere, and only there it can be made
+        message = f"The folder of {version['name']}:{version['version']} is lost or damaged, and was imported."
+        hint = f"Import it once more: mlops-nb models import FILE. It is version {origin['version']} of {origin['project']}."
+        raise StorageError(message, hint)
     contents: dict[str, bytes] = {}
     for provider in CONTENTS:
         contents |= provider(registrar, version)
