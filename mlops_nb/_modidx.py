@@ -2077,7 +2077,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'mlops_nb.model.gate._slice': ('50_model/gate.html#_slice', 'mlops_nb/model/gate.py'),
                                      'mlops_nb.model.gate.parse_gate': ('50_model/gate.html#parse_gate', 'mlops_nb/model/gate.py'),
                                      'mlops_nb.model.gate.parse_gates': ('50_model/gate.html#parse_gates', 'mlops_nb/model/gate.py'),
-                                     'mlops_nb.model.gate.run_started': ('50_model/gate.html#run_started', 'mlops_nb/model/gate.py')},
+                                     'mlops_nb.model.gate.run_preparing': ('50_model/gate.html#run_preparing', 'mlops_nb/model/gate.py')},
             'mlops_nb.model.groups': { 'mlops_nb.model.groups.Area': ('50_model/groups.html#area', 'mlops_nb/model/groups.py'),
                                        'mlops_nb.model.groups.Area.bounds': ( '50_model/groups.html#area.bounds',
                                                                               'mlops_nb/model/groups.py'),

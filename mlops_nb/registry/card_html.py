@@ -84,7 +84,9 @@ def _anchor(title: str) -> str:
 
 def _section(section: Section) -> str:
     groups = groupby(section.blocks, key=lambda block: isinstance(block, Picture))
-    body = "".join(_side_by_side(list(blocks)) if pictures else "".join(map(_block, blocks)) for pictures, blocks in groups)
+    body = "".join(
+        _side_by_side(list(blocks)) if pictures else "".join(map(_block, blocks)) for pictures, blocks in groups
+    )
     mark = "" if section.fixed else ' <span class="quiet" style="font-weight:400">as of now</span>'
     return f'<h2 id="{_anchor(section.title)}">{html.escape(section.title)}{mark}</h2>{body}'
 
