@@ -44,6 +44,7 @@ PUBLIC = {
     "star_run": "mlops_nb.track.annotate",
     "compare": "mlops_nb.track.compare",
     "lineage": "mlops_nb.track.lineage",
+    "card": "mlops_nb.registry.card",
     "models": "mlops_nb.registry.look",
     "check_gates": "mlops_nb.registry.check",
     "promote": "mlops_nb.registry.promote",

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['PIPELINE', 'RANGE', 'RUN', 'AUTOML', 'PLAN', 'SEARCH', 'LINT', 'PAPERMILL', 'SERVER', 'RERUN', 'SNAPSHOT', 'SYNC',
-           'NEW', 'CONFIG', 'DOCTOR', 'GC', 'FSCK', 'COMPLETION', 'COMPLETE', 'REPEAT', 'CLEAN', 'COMMANDS', 'HEADLINE',
-           'START']
+           'PACKAGE', 'NEW', 'CONFIG', 'DOCTOR', 'GC', 'FSCK', 'COMPLETION', 'COMPLETE', 'REPEAT', 'CLEAN', 'COMMANDS',
+           'HEADLINE', 'START']
 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #c17d8fa7
+from .catalogue_files import FILES
 from mlops_nb.commands.catalogue_look import (
+    CARD,
     DELETE,
     DIFF,
     EXPORT,
@@ -270,6 +272,23 @@ SYNC = Command(
 )
 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #42b7d8e0
+PACKAGE = Command(
+    "package",
+    "Pack a version of a model to be shipped: Bento, locked requirements, bill of materials, Dockerfile",
+    "Models",
+    "mlops_nb.commands.package:package",
+    (Argument("NAME", "a model, or one of its versions: churn, churn:3, churn:champion", complete="model"),),
+    (
+        Option(("-o", "--output"), "the folder to write; in the workspace when left out", "FOLDER", complete="file"),
+        Option(("--mlflow",), "write an MLflow model into this folder instead", "FOLDER", complete="file"),
+    ),
+    (
+        ("mlops-nb package churn", "the champion"),
+        ("mlops-nb package churn:3 -o churn-3", "another version, beside the project"),
+        ("mlops-nb package churn --mlflow churn-mlflow", "for mlflow.pyfunc.load_model"),
+    ),
+    "The same version has the same content digest each time, while the project's code stays the same.",
+)
 NEW = Command(
     "new",
     "Write a new project that runs as it is",
@@ -279,7 +298,7 @@ NEW = Command(
     (
         Option(
             ("--with",),
-            "an optional step: select, which drops columns that are worth no more than chance",
+            "an optional step: select, which drops columns that are worth no more than chance, or mitigate, which treats groups alike",
             "STEP",
             many=True,
         ),
@@ -332,7 +351,7 @@ GC = Command(
 )
 FSCK = Command(
     "fsck",
-    "Verify ledger, objects, attempts, notebooks, models and releases, and say how to mend each fault",
+    "Verify ledger, objects, attempts, notebooks, models, signatures and releases, and say how to mend",
     "Project",
     "mlops_nb.commands.upkeep:fsck",
     (),
@@ -384,10 +403,12 @@ COMMANDS = {
     command.name: command
     for command in (
         *(RUN, PLAN, SEARCH, AUTOML, RERUN, SNAPSHOT, PAPERMILL, LINT),
-        *(RUNS, LEADERBOARD, SHOW, DIFF, LINEAGE, REPORT, LOGS, OPEN, MODELS),
+        *(RUNS, LEADERBOARD, SHOW, DIFF, LINEAGE, REPORT, LOGS, OPEN, MODELS, CARD),
         *(PROMOTE, ROLLBACK, APPROVE, REJECT, WAIVE, TAG_MODEL, NOTE_MODEL),
         *(SYNC, TAG, NOTE, STAR, EXPORT, DELETE),
+        *FILES,
         *(SIGN, VERIFY, KEYS, KEYS_LIST, KEYS_NEW, KEYS_TRUST, KEYS_REVOKE, KEYS_ROTATE),
+        PACKAGE,
         *(NEW, CONFIG, DOCTOR, GC, FSCK, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
     )
 }

@@ -11,7 +11,8 @@ from .grammar import Argument, Command, Option, age
 # %% ../../nbs/95_cli/02_catalogue_trust.ipynb #1ea301e8
 EXPIRES = Option(("--expires",), "how long it is trusted: 365d; for good when nothing is said", "AGE", age)
 ROLE = Option(("--role",), "what its signature is good for: serve or import; repeat for both", "ROLE", many=True)
-_LIST = (
+KEYS = Command(
+    "keys",
     "List the keys that are trusted, and those that are no more",
     "Trust",
     "mlops_nb.commands.keys:list_keys",
@@ -20,7 +21,7 @@ _LIST = (
     (("mlops-nb keys", "who signs, whose signature counts, until when"), ("mlops-nb keys --json", "with the keys")),
     "A run makes the first key. What belongs to single keys: mlops-nb keys new, trust, revoke, rotate.",
 )
-KEYS, KEYS_LIST = Command("keys", *_LIST), Command("keys list", *_LIST)
+KEYS_LIST = KEYS._replace(name="keys list", group="Keys")
 KEYS_NEW = Command(
     "keys new",
     "Make a key that signs from now on",

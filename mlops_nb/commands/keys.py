@@ -31,7 +31,7 @@ def key_facts(
 def list_keys(values: Any, screen: Terminal) -> Answer:
     "`mlops-nb keys`"
     with opened() as (_, ring):
-        keys = [key_facts(ring, key) for key in ring.keys()]
+        keys = [key_facts(ring, key) for key in ring.known()]
     signing = [key["name"] for key in keys if key["private"] and key["state"] == "trusted" and "serve" in key["roles"]]
     document = {"schema": 1, "file": str(ring.path), "signs": signing[-1] if signing else None, "keys": keys}
     return Answer(document, lambda screen: _tell_keys(screen, document))
@@ -120,4 +120,8 @@ def _end(seconds: float | None) -> str | None:
 
 
 def _said(facts: dict[str, Any], words: Sequence[str]) -> Answer:
-    return Answer({"schema": 1, **facts}, lambda screen: [screen.line(text) for text in words] and None)
+    def show(screen: Terminal) -> None:
+        for text in words:
+            screen.line(text)
+
+    return Answer({"schema": 1, **facts}, show)

@@ -111,7 +111,7 @@ def to_onnx(
     about = {"estimator": type(final_estimator(estimator)).__name__, "schema": json.dumps(schema.document())}
     return graph.model(about)
 
-# %% ../../nbs/50_model/50_onnx.ipynb #c0f1d718
+# %% ../../nbs/50_model/50_onnx.ipynb #30668002
 class OnnxModel:
     "An ONNX model with scikit-learn's methods"
 
@@ -126,7 +126,8 @@ class OnnxModel:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self.session = InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        self.kinds: dict[str, str] = dict(schema.kinds)
+        used = {column.name for column in self.session.get_inputs()}
+        self.kinds: dict[str, str] = {name: kind for name, kind in schema.kinds.items() if name in used}
         if schema.task != "regression":
             self.classes_ = np.array(schema.classes)
 
@@ -139,6 +140,4 @@ class OnnxModel:
         return self._answer("label" if hasattr(self, "classes_") else "prediction", rows)
 
     def _answer(self, name: str, rows: pd.DataFrame) -> Any:
-        wanted = {one.name for one in self.session.get_inputs()}
-        fed = feed(rows, {name: kind for name, kind in self.kinds.items() if name in wanted})
-        return self.session.run([name], fed)[0]
+        return self.session.run([name], feed(rows, self.kinds))[0]

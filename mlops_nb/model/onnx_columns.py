@@ -27,7 +27,7 @@ class Unconvertible(UsageError):
     ):
         super().__init__(f"{type(part).__name__} {why}.", "The model is served by scikit-learn.")
 
-# %% ../../nbs/50_model/50_onnx_columns.ipynb #b527d569
+# %% ../../nbs/50_model/50_onnx_columns.ipynb #01a1c7f5
 TYPES = {"number": "DOUBLE", "integer": "DOUBLE", "boolean": "DOUBLE", "category": "STRING", "date": "INT64"}
 NO_TIME = np.iinfo(np.int64).min
 
@@ -42,10 +42,12 @@ def feed(
 
 def _fed(values: pd.Series, kind: str) -> np.ndarray:
     if kind == "category":
-        texts = values.astype("str")
-        return texts.where(texts.notna(), "").to_numpy(dtype=object)
+        texts = values if values.dtype == "str" else values.astype("str")
+        return texts.to_numpy(dtype=object, na_value="")
     if kind == "date":
-        moments = pd.to_datetime(values, format="ISO8601", utc=True).dt.tz_localize(None)
+        moments = values
+        if values.dtype.kind != "M" or isinstance(values.dtype, pd.DatetimeTZDtype):
+            moments = pd.to_datetime(values, format="ISO8601", utc=True).dt.tz_localize(None)
         return moments.to_numpy(dtype="M8[us]").astype(np.int64)
     return values.to_numpy(dtype=np.float64, na_value=np.nan)
 

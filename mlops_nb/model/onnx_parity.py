@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TOLERANCE', 'MOST_ROWS', 'Difference', 'differences', 'sample', 'OnnxExport', 'export_onnx']
 
-# %% ../../nbs/50_model/51_onnx_parity.ipynb #e9197c8d
+# %% ../../nbs/50_model/51_onnx_parity.ipynb #78b17295
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +16,9 @@ from .artifact import Model
 from .onnx import OnnxModel, to_onnx
 from .onnx_columns import Unconvertible
 from .schema import InputSchema
+from .train import reproducible_threads
 
-# %% ../../nbs/50_model/51_onnx_parity.ipynb #cd2d2e78
+# %% ../../nbs/50_model/51_onnx_parity.ipynb #3bb9c6b3
 TOLERANCE = 1e-5
 
 
@@ -46,9 +47,8 @@ def differences(
 
 
 def _largest(apart: np.ndarray) -> float:
-    "The largest difference, rounded up to two digits; what is no number is infinitely far"
-    largest = float(np.where(np.isfinite(apart), apart, np.inf).max(initial=0.0))
-    return float(f"{largest * 1.05:.1e}") if 0 < largest < np.inf else largest
+    "The largest difference; what is no number is infinitely far"
+    return float(np.where(np.isfinite(apart), apart, np.inf).max(initial=0.0))
 
 # %% ../../nbs/50_model/51_onnx_parity.ipynb #9138761b
 MOST_ROWS = 10_000  # of each table
@@ -63,7 +63,7 @@ def sample(
         return rows
     return rows.iloc[np.linspace(0, len(rows) - 1, most).astype(int)]
 
-# %% ../../nbs/50_model/51_onnx_parity.ipynb #c795eede
+# %% ../../nbs/50_model/51_onnx_parity.ipynb #fbca647a
 class OnnxExport(NamedTuple):
     "An ONNX model, or the reason why there is none"
 
@@ -95,7 +95,8 @@ def export_onnx(
     rows = pd.concat([sample(table[model.schema.names]) for table in tables], ignore_index=True)
     try:
         content = to_onnx(model.estimator, model.schema)
-        found = differences(model.estimator, OnnxModel(content, model.schema), rows)
+        with reproducible_threads(rows.size):
+            found = differences(model.estimator, OnnxModel(content, model.schema), rows)
     except Unconvertible as error:
         return _without(error.message)
     except Exception as error:  # a model of somebody's own may break a converter in any way; it is served all the same
@@ -105,12 +106,17 @@ def export_onnx(
     reason = _reason(found, tolerance, model.schema)
     facts = {
         "ok": reason is None,
-        "max_difference": found.largest if np.isfinite(found.largest) else None,
+        "max_difference": _stated(found.largest),
         "flips": found.flips,
         "rows": found.rows,
         "reason": reason,
     }
     return OnnxExport(None if reason else content, facts)
+
+
+def _stated(difference: float) -> float | None:
+    "The next larger power of ten; None for no number"
+    return 10.0 ** int(np.ceil(np.log10(max(difference, 1e-9)))) if np.isfinite(difference) else None
 
 
 def _without(reason: str) -> OnnxExport:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Provider', 'CONTENTS', 'MODELS', 'served_files', 'metrics_file', 'data_file', 'contents_of', 'version_folder',
-           'save_version', 'signed_root', 'signatures_of']
+           'save_version', 'signed_root', 'signature_over', 'signatures_of']
 
 # %% ../../nbs/60_registry/31_folder.ipynb #cde179f1
 import os
@@ -14,15 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import MlopsError
+from ..core.errors import MlopsError, StorageError
 from ..core.faults import point
 from ..core.files import atomic_write, make_folder, sync_folder, temporary_beside
 from ..core.hashing import canonical_json, sha256_bytes, sha256_file
 from ..core.locks import FileLock
 from ..core.settings import Settings
 from ..pipeline.statcache import StatCache
+from .card import card_contents
 from .keyring import KIND, KeyRing, warn
 from .keys import TrustedKey, trusted_keys
+from .lock import lock_contents
 from .signature import SIGNATURE, Unsuitable, files_in, read_signature, root_digest
 from .verify import NotVerified, signature_state, verify_folder
 
@@ -63,11 +65,15 @@ def _pinned(artifact: dict[str, Any]) -> dict[str, Any]:
     return {key: artifact[key] for key in ("sha256", "size")} | artifact["meta"]
 
 
-CONTENTS: list[Provider] = [served_files, metrics_file, data_file]
+CONTENTS: list[Provider] = [served_files, metrics_file, data_file, lock_contents, card_contents]
 
 
 def contents_of(registrar: "Registrar", version: dict[str, Any]) -> dict[str, bytes]:
     "The files of a version, by name"
+    if origin := version["details"].get("origin"):  # its folder came from elsewhere, and only there it can be made
+        message = f"The folder of {version['name']}:{version['version']} is lost or damaged, and was imported."
+        hint = f"Import it once more: mlops-nb models import FILE. It is version {origin['version']} of {origin['project']}."
+        raise StorageError(message, hint)
     contents: dict[str, bytes] = {}
     for provider in CONTENTS:
         contents |= provider(registrar, version)
@@ -171,6 +177,16 @@ def _signature(
             raise
         warn(f"{subject} is not signed: {error.message}")
         return None
+
+
+def signature_over(
+    registrar: "Registrar",
+    version: dict[str, Any],  # as the ledger has it
+    files: dict[str, str],  # name -> sha256, of a folder made from the version's, such as an encrypted one
+) -> dict[str, bytes]:
+    "The signature of a folder by name and content; empty when the settings want none"
+    signed = _signature(registrar, version, files)
+    return {SIGNATURE: signed[1]} if signed else {}
 
 
 def _say_what_changed(registrar: "Registrar", folder: Path, version: dict[str, Any], files: dict[str, str]) -> None:

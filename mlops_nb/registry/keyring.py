@@ -123,7 +123,7 @@ def read_public(
         raise UsageError("This public key is of another kind: models are signed by ECDSA on the curve P-256.", hint)
     return _text(public)
 
-# %% ../../nbs/60_registry/30_keyring.ipynb #5be9a03d
+# %% ../../nbs/60_registry/30_keyring.ipynb #1a16b392
 FIRST = "project"  # name of the key that is made without asking
 KIND = "key"  # kind of the events about keys
 
@@ -144,7 +144,7 @@ class KeyRing:
         self.settings, self.ledger = settings, ledger
         self.folder, self.path = settings.workspace.path / "keys", trusted_path(settings)
 
-    def keys(self) -> list[TrustedKey]:
+    def known(self) -> list[TrustedKey]:
         "All keys of the file of trusted ones, in the order in which they were added"
         return read_trusted(self.path)
 
@@ -158,7 +158,7 @@ class KeyRing:
 
     def own(self) -> list[TrustedKey]:
         "Keys whose private part is here"
-        return [key for key in self.keys() if self.private_path(key.name).is_file()]
+        return [key for key in self.known() if self.private_path(key.name).is_file()]
 
     def signing_key(self) -> TrustedKey:
         "The key that signs; the first one is made here"
@@ -175,7 +175,7 @@ class KeyRing:
                 f"None of the keys in {self.settings.registry.trusted_keys} has its private part in {self.folder}."
             )
             raise UsageError(message, "Make one and trust it there: mlops-nb keys new NAME.")
-        return self.new(FIRST)
+        return self.new(self.next_name())
 
     def signer(self) -> tuple[TrustedKey, "EllipticCurvePrivateKey"]:
         "The key that signs with its private part; a new one where a workspace came without its passphrase"
@@ -221,7 +221,7 @@ class KeyRing:
             write_private(self.private_path(name), text)
             atomic_write(self.public_path(name), key.public_key)
             self._record("new", key, roles=list(roles), expires=expires)
-            self._write([*self.keys(), key])
+            self._write([*self.known(), key])
         return key
 
     def trust(
@@ -235,12 +235,12 @@ class KeyRing:
         with self._alone():
             self._check_free(name)
             key = TrustedKey(name, read_public(public_key), check_roles(roles), moment(), expires)
-            if known := next((one for one in self.keys() if one.id == key.id), None):
+            if known := next((one for one in self.known() if one.id == key.id), None):
                 raise UsageError(
                     f"This key is there already: {known.name}, {known.state()}.", "There is nothing to do."
                 )
             self._record("trust", key, roles=list(roles), expires=expires)
-            self._write([*self.keys(), key])
+            self._write([*self.known(), key])
         return key
 
     def change(
@@ -251,7 +251,7 @@ class KeyRing:
     ) -> TrustedKey:
         "Replace what is said about a key"
         with self._alone():
-            keys = self.keys()
+            keys = self.known()
             old = find_key(keys, name)
             new = change(old)
             if new != old:
@@ -279,14 +279,14 @@ class KeyRing:
 
     def next_name(self) -> str:
         "A name that no key has yet"
-        names = {key.name for key in self.keys()}
+        names = {key.name for key in self.known()}
         return next(name for number in range(1, 10_000) if (name := _numbered(number)) not in names)
 
     def _check_free(self, name: str) -> None:
         if not NAME.fullmatch(name):
             message = f"'{name}' is no name for a key: letters, digits, '.', '_' and '-', at most 63."
             raise UsageError(message, f"Such as: {FIRST}.", value=name)
-        if name in {key.name for key in self.keys()}:
+        if name in {key.name for key in self.known()}:
             raise UsageError(f"There is a key '{name}' already.", "Choose another name, or see mlops-nb keys list.")
 
     def _alone(self) -> FileLock:

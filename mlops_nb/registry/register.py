@@ -8,7 +8,8 @@ __all__ = ['ATTEMPTS', 'REQUIREMENTS', 'warn', 'Registrar', 'register', 'save_co
 
 # %% ../../nbs/60_registry/07_register.ipynb #e2965488
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,19 @@ from .approvals import read_approvals
 from .bento_store import compare, model_folder, save_model
 from .champion import Contender, Verdict, first_version, judge
 from .check import check_version, importable, predictions, read_artifact
-from .folder import save_version
+from mlops_nb.registry.encryption import (
+    chosen_recipients,
+    encrypt_files,
+    encrypted_hashes,
+    plain_versions,
+    recipients_of,
+)
+from .folder import save_version, signature_over
 from .gates import GateReport
+from .keys import trusted_keys
 from .packages import PackageFile
 from .releases import Arm, Document, Release, generations, is_current, publish
+from .verify import signature_state
 from .versions import CHAMPION, KEPT, verdict_of
 
 # %% ../../nbs/60_registry/07_register.ipynb #aee4a8f3
@@ -126,14 +136,17 @@ def save_copy(
     if not registrar.settings.registry.bento_store:
         return
     package = registrar.package(digest)
+    recipients = chosen_recipients(registrar.settings, registrar.ledger, name)
     hashes = registrar.hashes.get(package.path, "served", lambda _: _hashes(package.served_files()))
-    if compare(model_folder(name, version, digest), hashes, registrar.hash_of) == "equal":
+    expected = encrypted_hashes(hashes, recipients) if recipients else hashes
+    if compare(model_folder(name, version, digest), expected, registrar.hash_of) == "equal":
         return
     manifest = package.manifest
     labels = {"project": registrar.settings.name, "task": manifest["task"], "run": registrar.run["run"]}
     metadata = {"digest": digest, "metric": manifest["metric"], "metrics": manifest["metrics"]}
+    files = encrypt_files(package.served_files(), recipients) if recipients else package.served_files()
     try:
-        save_model(name, version, digest, package.served_files(), labels, metadata)
+        save_model(name, version, digest, files, labels, metadata)
     except MlopsError:
         raise
     except Exception as error:
@@ -224,67 +237,96 @@ def release_champion(
     name: str,
     hurry: bool = False,  # leave requirements.txt as it is, which takes longer to write than all else
 ) -> None:
-    "See to it that the champion of a model is released"
-    if registrar.ledger.alias(name, CHAMPION) is None or _is_released(registrar, name):
+    "See to it that the champion of a model is released, encrypted for whom it is to be"
+    if registrar.ledger.alias(name, CHAMPION) is None:
         return
-    with FileLock(make_folder(registrar.releases) / ".lock"):
-        document, contents = _champion_release(registrar, name)
-        generation = registrar.ledger.add_release(name, document.digest(), document.content())
-        point("before-publish")
-        if not hurry or not (registrar.releases / REQUIREMENTS).is_file():
-            write_requirements(registrar, json.loads(contents[f"{document.arms[0].folder}/manifest.json"]))
-        publish(registrar.releases, document._replace(generation=generation), contents)
-        point("after-publish")
+    recipients = chosen_recipients(registrar.settings, registrar.ledger, name)
+    if not _is_released(registrar, name, recipients):
+        with FileLock(make_folder(registrar.releases) / ".lock"):
+            _publish(registrar, name, recipients, hurry)
+    for plain in plain_versions(registrar.releases / name) if recipients else ():
+        shutil.rmtree(registrar.releases / name / plain)
 
 
-def _is_released(registrar: Registrar, name: str) -> bool:
+def _publish(registrar: Registrar, name: str, recipients: tuple[str, ...], hurry: bool) -> None:
+    document, contents = _champion_release(registrar, name, recipients)
+    generation = registrar.ledger.add_release(name, document.digest(), document.content())
+    point("before-publish")
+    if not hurry or not (registrar.releases / REQUIREMENTS).is_file():
+        manifest = json.loads(contents[f"{document.arms[0].folder}/manifest.json"])
+        write_requirements(registrar, manifest, ["pyrage"] if recipients else [])
+    publish(registrar.releases, document._replace(generation=generation), contents)
+    point("after-publish")
+
+
+def _is_released(registrar: Registrar, name: str, recipients: tuple[str, ...]) -> bool:
     newest = registrar.ledger.releases(name)[:1]
     standing = registrar.ledger.alias(name, CHAMPION)
     if not newest or standing not in [arm["version"] for arm in newest[0]["document"]["arms"]]:
         return False
     document = Document.parse(newest[0]["document"])._replace(generation=newest[0]["generation"])
-    complete = (registrar.releases / REQUIREMENTS).is_file() and _holds_version(registrar, name, document)
+    complete = (registrar.releases / REQUIREMENTS).is_file() and _holds_version(registrar, name, document, recipients)
     return complete and is_current(registrar.releases, document, registrar.hash_of)
 
 
-def _holds_version(registrar: Registrar, name: str, document: Document) -> bool:
-    "Whether a release has a copy of the champion's folder, as it is signed today"
+def _holds_version(registrar: Registrar, name: str, document: Document, recipients: tuple[str, ...]) -> bool:
+    "Whether a release has the champion's folder, as it is signed today and encrypted for whom it is to be"
     standing = registrar.ledger.alias(name, CHAMPION)
     assert standing is not None, f"{name} has versions and no champion"
-    folder = save_version(registrar, name, standing)
-    here = {f"versions/{standing}/{path.name}": registrar.hash_of(path) for path in folder.iterdir()}
-    return here.items() <= document.files.items()
+    folder, place = save_version(registrar, name, standing), f"versions/{standing}"
+    here = {path.name: registrar.hash_of(path) for path in folder.iterdir()}
+    known = encrypted_hashes(here, recipients) if recipients else here
+    expected = {f"{place}/{file}": digest for file, digest in known.items() if digest}
+    if not expected.items() <= document.files.items():
+        return False
+    return not recipients or _signed_alike(registrar, folder, registrar.releases / name / document.folder() / place)
 
 
-def _champion_release(registrar: Registrar, name: str) -> tuple[Document, dict[str, bytes]]:
+def _signed_alike(registrar: Registrar, folder: Path, encrypted: Path) -> bool:
+    trusted = trusted_keys(registrar.settings)
+    states = [signature_state(place, trusted, registrar.hash_of) for place in (folder, encrypted)]
+    return states[0] == states[1]
+
+
+def _champion_release(
+    registrar: Registrar, name: str, recipients: tuple[str, ...]
+) -> tuple[Document, dict[str, bytes]]:
     standing = registrar.ledger.alias(name, CHAMPION)
     assert standing is not None, f"{name} has versions and no champion"
     version = registrar.version_of(name, standing)
     try:
-        return _release_of(registrar, version)
+        return _release_of(registrar, version, recipients)
     except StorageError:
-        if kept := _kept_release(registrar.releases / name, standing, version["digest"]):
+        if kept := _kept_release(registrar.releases / name, standing, version["digest"], recipients):
             return kept
         raise
 
 
-def _kept_release(folder: Path, version: int, digest: str) -> tuple[Document, dict[str, bytes]] | None:
+def _kept_release(
+    folder: Path, version: int, digest: str, recipients: tuple[str, ...]
+) -> tuple[Document, dict[str, bytes]] | None:
     "An earlier release of the same version, whole: it is there even where the package is not any more"
     for place in sorted(generations(folder), reverse=True) if folder.is_dir() else ():
         try:
             release = Release(folder / place)
             document = release.document._replace(generation=0)
-            if [(arm.version, arm.digest) for arm in document.arms] == [(version, digest)]:
+            alike = [(arm.version, arm.digest) for arm in document.arms] == [(version, digest)]
+            if alike and recipients_of(release.folder / document.arms[0].folder) == recipients:
                 return document, {name: release.read(name) for name in document.files}
         except StorageError as error:
             warn(error.message)
     return None
 
 
-def _release_of(registrar: Registrar, version: dict[str, Any]) -> tuple[Document, dict[str, bytes]]:
+def _release_of(
+    registrar: Registrar, version: dict[str, Any], recipients: tuple[str, ...]
+) -> tuple[Document, dict[str, bytes]]:
     number, folder = version["version"], f"versions/{version['version']}"
-    files = save_version(registrar, version["name"], number).iterdir()
-    contents = {f"{folder}/{path.name}": path.read_bytes() for path in files}
+    files = {path.name: path.read_bytes() for path in save_version(registrar, version["name"], number).iterdir()}
+    if recipients:
+        files = encrypt_files(files, recipients)
+        files |= signature_over(registrar, version, _hashes(files))
+    contents = {f"{folder}/{file}": data for file, data in files.items()}
     arms = (Arm(number, version["digest"], 1.0, folder),)
     return Document(version["name"], version["task"], arms, _hashes(contents)), contents
 
@@ -295,12 +337,13 @@ REQUIREMENTS = "requirements.txt"
 def write_requirements(
     registrar: Registrar,
     manifest: dict[str, Any],  # of the package that is released
+    besides: Sequence[str] = (),  # further distributions
 ) -> None:
     "Write the exact versions that a server installs"
     from mlops_nb.registry.requirements import requirements
 
     try:
-        text = requirements(registrar.settings.project, manifest.get("requirements", {}))
+        text = requirements(registrar.settings.project, [*manifest.get("requirements", {}), *besides])
         atomic_write(registrar.releases / REQUIREMENTS, text)
     except MlopsError as error:
         warn(f"requirements.txt for serving could not be written: {error}")

@@ -81,7 +81,8 @@ def serving_needs(
     parser.read(project / FILE, encoding="utf-8-sig")
     own = parser.get("package", "requires.serving", fallback="").splitlines()
     wheel = [] if is_source_inside(project) else ["mlops-nb"]
-    return [*SERVING, *(line.strip() for line in own if line.strip()), *trained_with, *wheel]
+    onnx = ["onnxruntime"] if parser.get("serving", "format", fallback="").strip() == "onnx" else []
+    return [*SERVING, *(line.strip() for line in own if line.strip()), *trained_with, *wheel, *onnx]
 
 
 def is_source_inside(

@@ -80,7 +80,7 @@ def signed_by(settings: Settings, ledger: Ledger, key: TrustedKey) -> list[str]:
                 found.append(f"{version['name']}:{version['version']}")
     return found
 
-# %% ../../nbs/60_registry/34_signing.ipynb #20fc0f46
+# %% ../../nbs/60_registry/34_signing.ipynb #c606982f
 class Outcome(NamedTuple):
     "What verifying a folder found"
 
@@ -99,6 +99,7 @@ def verify_target(
     try:
         found = verify_folder(folder, trusted_keys(settings), subject=subject)
     except NotVerified as error:
+        error.hint = error.hint.replace("NAME:VERSION", subject or "NAME:VERSION")
         problem = {"state": error.state, "files": list(error.files), "message": error.message, "hint": error.hint}
         return Outcome(folder, document | {"files": {}, "problem": problem}, error)
     facts = {"verified": True, "subject": found.signature.subject, "key": found.key.name, "key_id": found.key.id}

@@ -63,8 +63,10 @@ class Verified(NamedTuple):
 
 
 def _shown(folder: Path) -> str:
-    "The last parts of a path: the model and the version, wherever the workspace is"
-    return "/".join(folder.parts[-3:])
+    "The last parts of a path: `models/churn/3`, wherever the workspace is"
+    parts = folder.parts
+    place = max((n for n, part in enumerate(parts) if part in ("models", "releases")), default=len(parts) - 3)
+    return "/".join(parts[max(place, 0) :])
 
 # %% ../../nbs/60_registry/33_verify.ipynb #f3b1f3bc
 AGAIN = "Sign it again with a key that is trusted: mlops-nb sign (after mlops-nb keys rotate, if there is none)."

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UsageError, did_you_mean
 
-
 # %% ../../nbs/60_registry/06_versions.ipynb #09f50197
 if TYPE_CHECKING:
     from mlops_nb.core.ledger import Ledger
@@ -85,7 +84,17 @@ def _row(version: dict[str, Any]) -> list[Any]:
     about = [version["name"], version["version"], ", ".join(version["aliases"]), version["metric"]]
     number = "" if value is None else show_alike([value])[0]
     said = [" ".join(version.get("tags", ())), version.get("note", "").partition("\n")[0][:80]]
-    return [*about, number, _gates(version), _approvals(version), *said, created, version["run"], signature_words(version), verdict]
+    return [
+        *about,
+        number,
+        _gates(version),
+        _approvals(version),
+        *said,
+        created,
+        version["run"],
+        signature_words(version),
+        verdict,
+    ]
 
 
 def _gates(version: dict[str, Any]) -> str:
@@ -136,4 +145,3 @@ def list_versions(
         known = f"Models: {', '.join(names)}." if names else NONE_YET
         raise UsageError(f"There is no model '{name}'.", did_you_mean(name, names).strip() or known)
     return ModelTable([one | {"verdict": verdict_of(ledger, one["name"], one["version"])} for one in found])
-

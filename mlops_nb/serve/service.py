@@ -33,6 +33,7 @@ from ..registry.bento_store import bento_name
 from ..registry.releases import Release, choose_model, read_release, released_models
 from ..registry.verify import NotVerified, verify_arm
 from .app import App, Application
+from .decisions import DecisionLog
 from .meter import SHARED
 from .openapi import openapi
 from .predictor import ReleasedModel, as_sent, load_model, typical_record
@@ -141,8 +142,8 @@ def loaded(
 ) -> ReleasedModel:
     "The model of the service's release, loaded once in this process"
     release, settings = inner.release, inner.settings
-    verified = verify_arm(release, release.document.arms[0], settings)
-    return load_model(release, settings.serving.max_rows, verified)
+    serving, verified = settings.serving, verify_arm(release, release.document.arms[0], settings)
+    return load_model(release, serving.max_rows, verified, serving.format, serving.identity, settings.project)
 
 
 class PredictionService(BentoService[Predictions]):
@@ -161,7 +162,8 @@ class PredictionService(BentoService[Predictions]):
             raise StartError(str(error)) from error
         logger.info("%r is ready", released)
         behind = cast(Application, super().to_asgi(*args, **kwargs))
-        return App(behind, released, serving.max_body, serving.threads)
+        log = DecisionLog(self.inner.settings.workspace.path / "decisions", serving.decisions)
+        return App(behind, released, serving.max_body, serving.threads, log)
 
     @property
     def openapi_spec(self) -> Any:
@@ -214,6 +216,9 @@ def check_contents(
         hint = "Keep the workspace inside the project, and list it and settings.ini under `include` in bentofile.yaml."
         message = error.message.replace(str(source), "<Bento>")
         raise StartError(f"The Bento would hold no release that can be served: {message}\n→ {hint}") from None
+    if private := sorted((settings.workspace.path / "keys").glob("*.pem")):
+        name = private[0].relative_to(source)
+        raise StartError(f"The Bento would hold a private key: {name}.\n→ Exclude it in bentofile.yaml.")
     for other in released_models(releases):
         if other != model:  # the choice of this moment goes with the Bento, the other models stay here
             shutil.rmtree(releases / other)

@@ -1,62 +1,18 @@
-"""Every candidate is made of parts that convert to ONNX, and answers there as it does here."""
+"""Every model that `fit` makes converts to ONNX and answers there as it does here; what does not is not shipped."""
 
 import numpy as np
 import pandas as pd
 import pytest
-from model_support import KINDS, learn, people
+from model_support import KINDS, learn, model_of, people
 
-pytest.importorskip("skl2onnx")
-pytest.importorskip("onnxruntime")
+from mlops_nb.model import onnx_trees
+from mlops_nb.model.artifact import Model
+from mlops_nb.model.onnx import OnnxModel, to_onnx
+from mlops_nb.model.onnx_parity import differences, export_onnx
+from mlops_nb.model.package import ModelPackage
+from mlops_nb.model.schema import describe_inputs
 
-import onnx_converters
-import onnxruntime
-import skl2onnx.common._container as container
-from skl2onnx import convert_sklearn
-from skl2onnx.common.data_types import FloatTensorType, Int64TensorType, StringTensorType
-
-TYPES = {"number": FloatTensorType, "integer": FloatTensorType, "boolean": FloatTensorType}
-TYPES |= {"category": StringTensorType, "date": Int64TensorType}
-
-
-def plain_integers(value):
-    """NumPy's truth values and integers, which boosting hands over, as Python's: protobuf takes no others."""
-    if isinstance(value, list | tuple) and any(isinstance(item, np.bool_ | np.integer) for item in value):
-        return [int(item) if isinstance(item, bool | np.bool_ | np.integer) else item for item in value]
-    return value
-
-
-@pytest.fixture(autouse=True)
-def converters(monkeypatch):
-    onnx_converters.register()
-    make_node = container.make_node
-
-    def make_plain_node(*arguments, **attributes):
-        return make_node(*arguments, **{name: plain_integers(value) for name, value in attributes.items()})
-
-    monkeypatch.setattr(container, "make_node", make_plain_node)
-
-
-def feeds(rows: pd.DataFrame, kinds: dict[str, str]) -> dict[str, np.ndarray]:
-    """The columns as ONNX takes them."""
-    found = {}
-    for name, kind in kinds.items():
-        if kind == "category":
-            values = rows[name].fillna("").to_numpy(dtype=object)
-        elif kind == "date":
-            values = rows[name].to_numpy(dtype="M8[us]").astype(np.int64)
-        else:
-            values = rows[name].to_numpy(dtype=np.float32, na_value=np.nan)
-        found[name] = values.reshape(-1, 1)
-    return found
-
-
-def answers(pipeline, rows: pd.DataFrame, kinds: dict[str, str]) -> np.ndarray:
-    """Probabilities, or numbers, from the converted model."""
-    types = [(name, TYPES[kind]([None, 1])) for name, kind in kinds.items()]
-    options = {id(pipeline): {"zipmap": False}} if hasattr(pipeline, "classes_") else None
-    model = convert_sklearn(pipeline, initial_types=types, options=options, target_opset={"": 18, "ai.onnx.ml": 3})
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-    return np.asarray(session.run(None, feeds(rows, kinds))[-1])
+SETTINGS = {"trees": 6, "max_iter": 15}
 
 
 def strangers(rows: pd.DataFrame) -> pd.DataFrame:
@@ -67,38 +23,90 @@ def strangers(rows: pd.DataFrame) -> pd.DataFrame:
     changed.loc[2, "since"] = pd.NaT
     changed.loc[3, "since"] = pd.Timestamp("1965-02-28T23:59:59")
     changed.loc[4, "income"] = np.inf
+    changed.loc[5, ["income", "plan"]] = [1e300, ""]
     return changed
 
 
-@pytest.mark.parametrize("model", ["logistic", "forest", "boosting"])
-@pytest.mark.parametrize("clip", [0.0, 0.02])
-def test_classes_have_the_same_probabilities_in_onnx(model, clip):
+def apart(model: Model, rows: pd.DataFrame):
+    assert model.schema is not None
+    return differences(model.estimator, OnnxModel(to_onnx(model.estimator, model.schema), model.schema), rows)
+
+
+@pytest.mark.parametrize("model", ["logistic", "forest", "boosting", "voting", "stacking"])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_classes_have_the_same_probabilities_and_no_decision_flips(model, classes):
+    table = people(classes=classes)
+    task = "binary" if classes == 2 else "multiclass"
+    fitted = model_of(table[:400], "group", task, model, clip=0.02 if classes == 2 else 0.0, **SETTINGS)
+    found = apart(fitted, strangers(table[400:].reset_index(drop=True))[list(KINDS)])
+    assert found.largest < 1e-6 and found.flips == 0 and found.rows == 200
+
+
+@pytest.mark.parametrize("model", ["linear", "forest", "boosting", "voting", "stacking"])
+def test_numbers_are_the_same(model):
     table = people()
-    pipeline = learn(table[:400], "group", "binary", model, trees=20, max_iter=60, clip=clip)
-    fresh = strangers(table[400:].reset_index(drop=True))
-    ours, theirs = pipeline.predict_proba(fresh[list(KINDS)]), answers(pipeline, fresh, KINDS)
-    assert np.abs(ours - theirs).max() < 1e-5
+    fitted = model_of(table[:400], "spent", "regression", model, combine=["age", "income"], **SETTINGS)
+    rows = strangers(table[400:].reset_index(drop=True)).drop(index=[4, 5])[list(KINDS)]
+    assert apart(fitted, rows).largest < 1e-5
 
 
-@pytest.mark.parametrize("model", ["linear", "forest", "boosting"])
-def test_numbers_are_the_same_in_onnx(model):
+@pytest.mark.parametrize("model", ["forest", "boosting"])
+def test_records_that_lie_on_a_threshold_go_the_same_way(model):
+    random = np.random.default_rng(0)
+    table = pd.DataFrame({"x": random.integers(0, 12, 600) / 10, "z": random.integers(0, 12, 600) / 3})
+    odd = (10 * table["x"].round(1)).astype(int) % 2 + (table["z"] > 2) + random.normal(0, 0.4, 600)
+    table["group"] = np.where(odd > 1, "b", "a")
+    kinds = {"x": "number", "z": "number"}
+    fitted = model_of(table[:300], "group", "binary", model, kinds, **SETTINGS)
+    near = pd.concat([table, table.assign(x=np.nextafter(table["x"], 2))], ignore_index=True)
+    found = apart(fitted, near[list(kinds)])
+    assert found.largest < 1e-9 and found.flips == 0
+
+
+def test_columns_computed_by_code_of_the_project_are_a_reason_and_no_error():
     table = people()
-    pipeline = learn(table[:400], "spent", "regression", model, trees=20, max_iter=60)
-    fresh = strangers(table[400:].reset_index(drop=True))
-    ours, theirs = pipeline.predict(fresh[list(KINDS)]), answers(pipeline, fresh, KINDS).ravel()
-    assert np.abs(ours - theirs).max() < 1e-4 * np.abs(ours).max()
+    fitted = learn(table, "spent", "regression", "linear", features=own_columns, max_iter=5)
+    schema = describe_inputs(table, KINDS, "spent", "regression")
+    export = export_onnx(Model(fitted, table.head(3), schema), table)
+    assert export.content is None and export.facts["rows"] == 0
+    assert export.facts["reason"] == "OwnColumns computes columns with Python code of the project."
 
 
-@pytest.mark.parametrize("model", ["logistic", "forest", "boosting"])
-def test_many_classes_convert_while_every_category_has_few_levels(model):
-    table, kinds = people(classes=4), {name: kind for name, kind in KINDS.items() if name != "zip"}
-    pipeline = learn(table[:400], "group", "multiclass", model, kinds, trees=20, max_iter=30)
-    fresh = table[400:].reset_index(drop=True)
-    assert np.abs(pipeline.predict_proba(fresh[list(kinds)]) - answers(pipeline, fresh, kinds)).max() < 1e-5
+def own_columns(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(double=rows["age"] * 2)
 
 
-def test_target_means_of_many_classes_do_not_convert_yet():
-    table = people(classes=3)
-    pipeline = learn(table, "group", "multiclass", "logistic")
-    with pytest.raises(NotImplementedError, match="only support TargetEncoder for binary"):
-        answers(pipeline, table, KINDS)
+def test_a_forest_too_large_for_a_file_is_not_converted(monkeypatch):
+    monkeypatch.setattr(onnx_trees, "MOST_NODES", 100)
+    table = people()
+    export = export_onnx(model_of(table, "group", "binary", "forest", **SETTINGS), table)
+    assert not export.facts["ok"] and "100 are the most that is converted" in export.facts["reason"]
+
+
+def test_what_differs_is_not_shipped_and_the_numbers_say_why(monkeypatch, tmp_path):
+    exact = onnx_trees.boosted_trees
+
+    def rounded(estimator):
+        return [tree._replace(threshold=tree.threshold.round(-1)) for tree in exact(estimator)]
+
+    monkeypatch.setattr(onnx_trees, "boosted_trees", rounded)
+    table = people()
+    model = model_of(table[:400], "group", "binary", "boosting", **SETTINGS)
+    export = export_onnx(model, table[400:], table[:400])
+    assert export.content is None and not export.facts["ok"]
+    assert export.facts["flips"] > 0 and f"{export.facts['flips']} of 600 decisions flip" in export.facts["reason"]
+    ModelPackage(model, "people", {"roc_auc": 0.9}, table, onnx=export).write(tmp_path / "package")
+    manifest = ModelPackage.read(tmp_path / "package").manifest
+    assert manifest["formats"] == {"onnx": export.facts} and "model.onnx" not in manifest["files"]
+
+
+def test_a_package_carries_the_converted_model_and_how_close_it_is(tmp_path):
+    table = people()
+    model = model_of(table[:400], "group", "binary", "boosting", **SETTINGS)
+    export = export_onnx(model, table[400:], table[:400])
+    ModelPackage(model, "people", {"roc_auc": 0.9}, table, onnx=export).write(tmp_path / "package")
+    package = ModelPackage.read(tmp_path / "package")
+    facts = package.manifest["formats"]["onnx"]
+    assert facts == {"ok": True, "max_difference": 1e-9, "flips": 0, "rows": 600, "reason": None}
+    again = OnnxModel(package.member("model.onnx"), package.schema)
+    assert (again.predict(table) == model.predict(table[list(KINDS)])).all()

@@ -13,6 +13,7 @@ from mlops_nb.core.serializers import Figure, FigureSerializer
 from mlops_nb.model.archive import dump_estimator, load_estimator
 from mlops_nb.model.artifact import Model
 from mlops_nb.model.evaluation import evaluate
+from mlops_nb.model.onnx_parity import export_onnx
 from mlops_nb.model.package import ModelPackage
 from mlops_nb.model.plots import plot_calibration, plot_errors, plot_loss, plot_outcomes
 from mlops_nb.model.train import loss_curve
@@ -45,9 +46,9 @@ def digests(folder: Path) -> dict[str, str]:
         fitted = model_of(known, target, task, model, trees=4, max_iter=6, clip=0.01)
         fitted.write(folder / "model.skops")
         evaluation = evaluate(Model.read(folder / "model.skops"), known, test)
-        ModelPackage(Model.read(folder / "model.skops"), "people", evaluation.metrics, known).write(
-            folder / "package.zip"
-        )
+        model_again = Model.read(folder / "model.skops")
+        onnx = export_onnx(model_again, test, known)
+        ModelPackage(model_again, "people", evaluation.metrics, known, onnx=onnx).write(folder / "package.zip")
         case = f"{task} {model}"
         found[f"{case} model"] = sha256_file(folder / "model.skops")
         found[f"{case} package"] = sha256_file(folder / "package.zip")

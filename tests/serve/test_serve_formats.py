@@ -1,0 +1,72 @@
+"""A model answers from ONNX where its libraries are not those of training, if it was found to answer the same."""
+
+import json
+import logging
+
+import pytest
+from serve_support import KINDS, people
+
+from mlops_nb.core.errors import UsageError
+from mlops_nb.core.hashing import sha256_bytes
+from mlops_nb.model.artifact import Model
+from mlops_nb.model.onnx_parity import export_onnx
+from mlops_nb.model.package import ModelPackage
+from mlops_nb.model.schema import describe_inputs
+from mlops_nb.model.train import fit
+from mlops_nb.registry.releases import Arm, Document, Release, publish
+from mlops_nb.serve.predictor import load_model
+
+
+@pytest.fixture(scope="module")
+def package():
+    table = people()
+    columns = {name: {"kind": kind} for name, kind in KINDS.items()}
+    profile = {"target": "churned", "task": "binary", "features": list(KINDS), "columns": columns}
+    schema = describe_inputs(table, KINDS, "churned", "binary")
+    model = Model(fit(table, profile, "boosting", max_iter=20), table.head(3), schema)
+    return ModelPackage(model, "churn", {"roc_auc": 0.9}, table, onnx=export_onnx(model, table))
+
+
+def released(folder, package, onnx=True, **changes) -> Release:
+    """The package's release, with changes to its manifest."""
+    names = ["model.skops", "schema.json", "examples.json", *(["model.onnx"] if onnx else [])]
+    contents = {f"versions/1/{name}": package.member(name) for name in names}
+    contents["versions/1/manifest.json"] = json.dumps({**package.manifest, **changes}).encode()
+    files = {name: sha256_bytes(content) for name, content in contents.items()}
+    document = Document("churn", "binary", (Arm(1, "5d" * 32, 1.0, "versions/1"),), files, generation=1)
+    return Release(publish(folder, document, contents))
+
+
+OTHERS = ({"requirements": {"scikit-learn": "1.4.2"}}, {"python": "3.8"})
+
+
+@pytest.mark.parametrize("changes", OTHERS)
+def test_another_scikit_learn_or_python_is_answered_by_onnx(package, tmp_path, changes):
+    records = json.dumps(people(50)[list(KINDS)].to_dict("records"), default=str).replace("NaN", "null").encode()
+    here = load_model(released(tmp_path / "here", package))
+    there = load_model(released(tmp_path / "there", package, **changes))
+    assert (here.format, there.format) == ("skops", "onnx")
+    ours, theirs = (served.predict(served.reader.read(records)) for served in (here, there))
+    assert [one["prediction"] for one in ours] == [one["prediction"] for one in theirs]
+    gaps = [abs(one["probabilities"]["yes"] - other["probabilities"]["yes"]) for one, other in zip(ours, theirs)]
+    assert max(gaps) < 1e-9
+
+
+def test_without_parity_scikit_learn_answers_with_a_warning(package, tmp_path, caplog):
+    facts = {"onnx": {"ok": False, "reason": "3 of 200 decisions flip"}}
+    with caplog.at_level(logging.WARNING):
+        changes = {"requirements": {"scikit-learn": "1.4.2"}, "formats": facts}
+        served = load_model(released(tmp_path, package, onnx=False, **changes))
+    assert served.format == "skops" and "scikit-learn 1.4.2 -> " in caplog.text
+
+
+def test_a_setting_insists_on_a_format(package, tmp_path):
+    assert load_model(released(tmp_path / "onnx", package), wanted="onnx").format == "onnx"
+    other = released(tmp_path / "skops", package, python="3.8")
+    assert load_model(other, wanted="skops").format == "skops"
+
+
+def test_onnx_that_was_not_shipped_is_refused_with_the_reason(package, tmp_path):
+    facts = {"onnx": {"ok": False, "reason": "3 of 200 decisions flip"}}
+    with pytest.raises(UsageError, match="format is onnx, and churn version 1 cannot be loaded as such: 3 of 200"):
+        load_model(released(tmp_path, package, onnx=False, formats=facts), wanted="onnx")
