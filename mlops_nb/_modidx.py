@@ -5347,6 +5347,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'mlops_nb/registry/check.py'),
                                          'mlops_nb.registry.check._timed': ('60_registry/check.html#_timed', 'mlops_nb/registry/check.py'),
                                          'mlops_nb.registry.check.answer': ('60_registry/check.html#answer', 'mlops_nb/registry/check.py'),
+                                         'mlops_nb.registry.check.card_complete': ( '60_registry/check.html#card_complete',
+                                                                                    'mlops_nb/registry/check.py'),
                                          'mlops_nb.registry.check.champion_difference': ( '60_registry/check.html#champion_difference',
                                                                                           'mlops_nb/registry/check.py'),
                                          'mlops_nb.registry.check.check_gates': ( '60_registry/check.html#check_gates',

@@ -8,7 +8,7 @@ __all__ = ['approve', 'reject', 'waive']
 # %% ../../nbs/95_cli/63_approve.ipynb #4a8f6c34
 from typing import Any
 
-from .terminal import Answer, Terminal
+from .terminal import Answer, Terminal, counted
 from ..core.errors import UsageError
 
 # %% ../../nbs/95_cli/63_approve.ipynb #f1f78bbb
@@ -28,7 +28,7 @@ def reject(values: Any, screen: Terminal) -> Answer:
 
 def _said(found: dict[str, Any]) -> Answer:
     yes, no = (", ".join(one["by"] for one in found[kind]) or "nobody" for kind in ("given", "rejected"))
-    words = f"{found['model']}: approved by {yes}, rejected by {no}; {found['needed']} approvals are needed"
+    words = f"{found['model']}: approved by {yes}, rejected by {no}; a champion needs {counted(found['needed'], 'approval')}"
     return Answer({"schema": 1, **found}, lambda screen: screen.line(words))
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['checks', 'PREDICTIONS', 'ALONE', 'Candidate', 'read_artifact', 'importable', 'nothing', 'answer', 'model_size',
            'latency', 'champion_difference', 'predictions', 'contract', 'onnx_parity', 'data_consent', 'signature',
-           'run_gates', 'check_version', 'check_gates']
+           'card_complete', 'run_gates', 'check_version', 'check_gates']
 
 # %% ../../nbs/60_registry/21_check.ipynb #2c4a7313
 import sys
@@ -312,7 +312,19 @@ def signature(candidate: Candidate) -> Row:
     return answer(True, f"signed by {verified.key.name}")
 
 
+def card_complete(candidate: Candidate) -> Row:
+    "Whether people have written the parts of the model card that nobody else can"
+    from mlops_nb.registry.card import missing_parts, read_card
+
+    if candidate.version is None or candidate.ledger is None:
+        return nothing("its card is made from the ledger", "Check the registered version.")
+    missing = missing_parts(read_card(candidate.ledger, candidate.settings, candidate.version))
+    note = f"the card lacks {', '.join(missing)}" if missing else "every part of the card is written"
+    return answer(not missing, note, f"See what is missing: mlops-nb card {candidate.model}.")
+
+
 checks.register("signature", signature)
+checks.register("card_complete", card_complete)
 checks.register("onnx_parity", onnx_parity)
 checks.register("data_consent", data_consent)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UsageError
 from ..core.settings import Settings, load_settings
+from ..pipeline.record import keep_registry
 from .annotate import annotations, note_version, tag_version
 from .approvals import APPROVAL, REJECTION, Approvals, person, read_approvals, say
 from .folder import signatures_of
@@ -239,9 +240,12 @@ def tag_model(
     "Change the tags of a version; what is said about it then"
     from mlops_nb.core.ledger import Ledger
 
-    with Ledger.open(load_settings(), create=False) as ledger:
+    settings = load_settings()
+    with Ledger.open(settings, create=False) as ledger:
         named = _named(find_version(ledger, model))
-        return {"model": named, **tag_version(ledger, named, tags, remove)}
+        said = tag_version(ledger, named, tags, remove)
+        keep_registry(ledger, settings.workspace.path)
+    return {"model": named, **said}
 
 
 def note_model(
@@ -251,9 +255,12 @@ def note_model(
     "Write the note of a version; what is said about it then"
     from mlops_nb.core.ledger import Ledger
 
-    with Ledger.open(load_settings(), create=False) as ledger:
+    settings = load_settings()
+    with Ledger.open(settings, create=False) as ledger:
         named = _named(find_version(ledger, model))
-        return {"model": named, **note_version(ledger, named, text)}
+        said = note_version(ledger, named, text)
+        keep_registry(ledger, settings.workspace.path)
+    return {"model": named, **said}
 
 
 def _named(version: dict[str, Any]) -> str:
@@ -282,7 +289,9 @@ def _say(model: str, kind: str, note: str) -> dict[str, Any]:
     settings = load_settings()
     with Ledger.open(settings, create=False) as ledger:
         version = find_version(ledger, model)
-        return {"model": _named(version), **approvals_document(say(settings, ledger, version, kind, note))}
+        found = say(settings, ledger, version, kind, note)
+        keep_registry(ledger, settings.workspace.path)
+    return {"model": _named(version), **approvals_document(found)}
 
 
 def waive(
@@ -302,4 +311,5 @@ def waive(
         version = find_version(ledger, model)
         declared = Candidate.of_version(version, settings, ledger).gates()
         found = waive_gate(settings, ledger, version, gate, until, reason, declared)
+        keep_registry(ledger, settings.workspace.path)
     return {"model": _named(version), "gate": gate, **found._asdict()}

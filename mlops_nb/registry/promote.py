@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.errors import MlopsError, Refused, UsageError, did_you_mean
 from ..core.settings import Settings, load_settings
+from ..pipeline.record import keep_registry
 from .approvals import Approvals, need_role, read_approvals
 from .check import check_version
 from .gates import GateReport
@@ -139,6 +140,7 @@ def carry_out(
     )
     if promotion.alias == CHAMPION:
         publish_champion(settings, ledger, promotion.version)
+    keep_registry(ledger, settings.workspace.path)
     return moved
 
 
@@ -155,13 +157,10 @@ def publish_champion(
     version: dict[str, Any],  # as the ledger has it
     hurry: bool = False,  # write only what differs from model to model
 ) -> None:
-    "Release whatever is champion now, and leave a copy of what the ledger knows"
-    from mlops_nb.pipeline.record import keep_registry
-
+    "Release whatever is champion now"
     pipeline = version["details"].get("pipeline")
     registrar = Registrar({"run": version["run"], "pipeline": pipeline}, settings, ledger)
     release_champion(registrar, version["name"], hurry)
-    keep_registry(ledger, settings.workspace.path)
 
 # %% ../../nbs/60_registry/24_promote.ipynb #c9fadcd8
 def promote(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UsageError
 from ..core.settings import Settings, load_settings
+from ..pipeline.record import keep_registry
 from .promote import check_alias, publish_champion
 from .versions import CHAMPION, find_version
 
@@ -52,6 +53,7 @@ def go_back(
     ledger.move_alias(name, alias, target["version"], expected=standing, reason=said, evidence=evidence)
     if alias == CHAMPION:
         publish_champion(settings, ledger, target, hurry=True)
+    keep_registry(ledger, settings.workspace.path)
     return {"name": name, "alias": alias, "from": standing, "version": target["version"], "reason": said}
 
 

@@ -1,5 +1,6 @@
 """Promotion, rollback, approvals and waivers: in one process, by command, and by two processes at once."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -146,7 +147,7 @@ def test_another_contract_is_no_champion(project, ledger):
         ("roc_auk >= 0.9", "nobody gives roc_auk"),
         ("recall[sex=female] >= 0.8", r"recall\[sex=female\] was not assessed: 3 rows"),
         ("roc_auc >= 0.8, n >= 200", "rests on 143 rows, and the gate wants 200"),
-        ("card_complete", "card_complete"),
+        ("card_complete", "the card lacks "),
         ("onnx_parity", "the package has no ONNX form"),
         ("data_consent", "nobody said on what ground"),
         ("energy <= 1 Wh", "nothing was measured"),
@@ -359,6 +360,8 @@ def test_the_commands_of_a_day(copied):
     assert "went back" not in copied.call("mlops-nb", "models", "churn:2").stderr
     assert copied.json("reject", "churn:3", "--note", "no", **me)["rejected"][0]["note"] == "no"
     assert "rejected churn:3" in copied.json("promote", "churn:3", expect=3, **me)["error"]["message"]
+    kept = json.loads((copied.workspace / "registry.json").read_text())  # what a lost ledger is made from
+    assert {"waiver", "rejection", "model_tag", "model_note"} <= {event["kind"] for event in kept["events"]}
 
 
 @pytest.mark.parametrize(
