@@ -10,14 +10,13 @@ __all__ = ['Provider', 'CONTENTS', 'MODELS', 'served_files', 'metrics_file', 'da
 import os
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import MlopsError, StorageError
 from ..core.faults import point
 from ..core.files import atomic_write, make_folder, sync_folder, temporary_beside
-from ..core.hashing import canonical_json, sha256_bytes, sha256_file
+from ..core.hashing import canonical_json, sha256_bytes
 from ..core.locks import FileLock
 from ..core.settings import Settings
 from ..pipeline.statcache import StatCache
@@ -118,7 +117,7 @@ def signed_root(registrar: "Registrar", version: dict[str, Any]) -> str | None:
 def _is_settled(registrar: "Registrar", folder: Path, version: dict[str, Any], anew: bool) -> bool:
     if registrar.settings.registry.signatures == "off":
         return (folder / "manifest.json").is_file()
-    state, key = signature_state(folder, trusted_keys(registrar.settings), registrar.hash_of)
+    state, key = signature_state(folder, trusted_keys(registrar.settings), registrar.hashes)
     if state != "signed" or signed_root(registrar, version) != read_signature(folder).root:
         return False
     return not anew or key == KeyRing(registrar.settings, registrar.ledger).signing_key().name
@@ -222,12 +221,10 @@ def signatures_of(
     if settings.registry.signatures == "off":
         return versions
     workspace, trusted = settings.workspace.path, trusted_keys(settings)
-    hashes = StatCache(workspace / "cache" / "registry.json")
-    hash_of = partial(hashes.get, kind="sha256", compute=sha256_file)
-    found = []
+    known, found = StatCache(workspace / "cache" / "registry.json"), []
     for version in versions:
         folder = version_folder(workspace, version["name"], version["version"])
-        state, key = signature_state(folder, trusted, hash_of)
+        state, key = signature_state(folder, trusted, known)
         found.append(version | {"signature": state, "signed_by": key or None})
-    hashes.save()
+    known.save()
     return found

@@ -160,10 +160,13 @@ class KeyRing:
         "Keys whose private part is here"
         return [key for key in self.known() if self.private_path(key.name).is_file()]
 
+    def usable(self) -> list[TrustedKey]:
+        "Keys that could sign today, the newest last"
+        return [key for key in self.own() if key.state() == "trusted" and "serve" in key.roles]
+
     def signing_key(self) -> TrustedKey:
         "The key that signs; the first one is made here"
-        usable = [key for key in self.own() if key.state() == "trusted" and "serve" in key.roles]
-        if usable:
+        if usable := self.usable():
             return usable[-1]
         if own := self.own():
             raise UsageError(
@@ -175,7 +178,9 @@ class KeyRing:
                 f"None of the keys in {self.settings.registry.trusted_keys} has its private part in {self.folder}."
             )
             raise UsageError(message, "Make one and trust it there: mlops-nb keys new NAME.")
-        return self.new(self.next_name())
+        with self._alone():
+            usable = self.usable()  # another process may have been faster
+            return usable[-1] if usable else self._make(self.next_name(), tuple(ROLES), None)
 
     def signer(self) -> tuple[TrustedKey, "EllipticCurvePrivateKey"]:
         "The key that signs with its private part; a new one where a workspace came without its passphrase"
@@ -216,12 +221,15 @@ class KeyRing:
         "Make a key that signs from now on"
         with self._alone():
             self._check_free(name)
-            private, text = make_private(passphrase(self.settings))
-            key = TrustedKey(name, public_text(private), check_roles(roles), moment(), expires)
-            write_private(self.private_path(name), text)
-            atomic_write(self.public_path(name), key.public_key)
-            self._record("new", key, roles=list(roles), expires=expires)
-            self._write([*self.known(), key])
+            return self._make(name, check_roles(roles), expires)
+
+    def _make(self, name: str, roles: tuple[str, ...], expires: str | None) -> TrustedKey:
+        private, text = make_private(passphrase(self.settings))
+        key = TrustedKey(name, public_text(private), roles, moment(), expires)
+        write_private(self.private_path(name), text)
+        atomic_write(self.public_path(name), key.public_key)
+        self._record("new", key, roles=list(roles), expires=expires)
+        self._write([*self.known(), key])
         return key
 
     def trust(
@@ -270,12 +278,12 @@ class KeyRing:
         keep: float,  # seconds for which what the old key signed is still accepted
     ) -> tuple[TrustedKey, list[TrustedKey]]:
         "A new key that signs from now on, and the old ones, which soon expire"
-        old = [key for key in self.own() if key.state() == "trusted" and "serve" in key.roles]
-        new = self.new(self.next_name())
-        end = moment(keep)
-        return new, [
-            self.change(key.name, "retire", lambda key: key._replace(expires=_sooner(key, end))) for key in old
-        ]
+        old, new, end = self.usable(), self.new(self.next_name()), moment(keep)
+
+        def retire(key: TrustedKey) -> TrustedKey:
+            return key._replace(expires=min(key.expires or end, end))
+
+        return new, [self.change(key.name, "retire", retire) for key in old]
 
     def next_name(self) -> str:
         "A name that no key has yet"
@@ -302,17 +310,11 @@ class KeyRing:
 
 
 def _why(key: TrustedKey) -> str:
-    state = key.state()
-    return (
-        f"{state} since {key.revoked or key.expires}"
-        if state != "trusted"
-        else "trusted, but not to sign what is served"
-    )
+    if (state := key.state()) == "trusted":
+        return "trusted, but not to sign what is served"
+    return f"{state} since {key.revoked or key.expires}"
 
 
 def _numbered(number: int) -> str:
     return FIRST if number == 1 else f"{FIRST}-{number}"
 
-
-def _sooner(key: TrustedKey, end: str) -> str:
-    return min(key.expires or end, end)

@@ -64,9 +64,9 @@ def sign_versions(
 def _sign(registrar: Registrar, version: dict[str, Any], anew: bool) -> dict[str, Any]:
     name, number = version["name"], version["version"]
     folder = version_folder(registrar.settings.workspace.path, name, number)
-    before = signature_state(folder, trusted_keys(registrar.settings), registrar.hash_of)
+    before = signature_state(folder, trusted_keys(registrar.settings), registrar.hashes)
     save_version(registrar, name, number, anew)
-    state, key = signature_state(folder, trusted_keys(registrar.settings), registrar.hash_of)
+    state, key = signature_state(folder, trusted_keys(registrar.settings), registrar.hashes)
     return {"name": name, "version": number, "state": state, "key": key, "was": before[0], "was_by": before[1]}
 
 # %% ../../nbs/60_registry/34_signing.ipynb #aad6b04d

@@ -10,7 +10,7 @@ __all__ = ['AGAIN', 'NotVerified', 'Verified', 'claimed_signature', 'signer', 'c
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..core.errors import Refused
 from ..core.hashing import sha256_bytes, sha256_file
@@ -26,6 +26,10 @@ from mlops_nb.registry.signature import (
     made_by,
     read_signature,
 )
+
+# %% ../../nbs/60_registry/33_verify.ipynb #e6639802
+if TYPE_CHECKING:
+    from mlops_nb.pipeline.statcache import StatCache
 
 # %% ../../nbs/60_registry/33_verify.ipynb #ccbe9586
 class NotVerified(Refused):
@@ -177,7 +181,7 @@ def verify_arm(
 def signature_state(
     folder: Path,
     trusted: Iterable[TrustedKey],
-    hash_of: Callable[[Path], str] = sha256_file,
+    known: "StatCache",  # what was found out about files that are surely the same
 ) -> tuple[str, str]:
     "In a word whether a folder is as it was signed, and the name of the key"
     try:
@@ -185,8 +189,10 @@ def signature_state(
         key = signer(folder, signature, trusted)
     except NotVerified as error:
         return error.state, ""
+    if not known.get(folder / SIGNATURE, f"made by {key.id}", lambda _: made_by(signature, key.public_key)):
+        return "forged", key.name
     try:
-        compare_files(folder, signature, hash_of)
+        compare_files(folder, signature, lambda path: known.get(path, "sha256", sha256_file))
     except NotVerified as error:
         return f"{error.state}: {error.files[0]}", key.name
     return "signed", key.name

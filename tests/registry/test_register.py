@@ -58,6 +58,7 @@ def test_a_first_version_becomes_champion_and_is_released_and_saved(project, led
     release = read_release(project.workspace.path / "releases", "churn")
     assert [arm.digest for arm in release.document.arms] == [model["digest"]]
     names = {"manifest.json", "model.skops", "schema.json", "examples.json", "metrics.json", "data.json", "model.sig"}
+    names |= {"card.md", "requirements.txt"}
     assert set(release.document.files) == {f"versions/1/{name}" for name in names}
     assert tags() == [f"churn:1-{model['digest'][:12]}"]
     requirements = (project.workspace.path / "releases/requirements.txt").read_text()
