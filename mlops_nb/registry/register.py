@@ -284,7 +284,7 @@ def _holds_version(registrar: Registrar, name: str, document: Document, recipien
 
 def _signed_alike(registrar: Registrar, folder: Path, encrypted: Path) -> bool:
     trusted = trusted_keys(registrar.settings)
-    states = [signature_state(place, trusted, registrar.hash_of) for place in (folder, encrypted)]
+    states = [signature_state(place, trusted, registrar.hashes) for place in (folder, encrypted)]
     return states[0] == states[1]
 
 
