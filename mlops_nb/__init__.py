@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mlops_nb.notebook.flow import flow, log, note
     from mlops_nb.notebook.parameters import LogRange, Path, Pattern, Range, Secret, Source
     from mlops_nb.notebook.redact import secret
+    from mlops_nb.registry.card import card
     from mlops_nb.registry.check import check_gates
     from mlops_nb.registry.look import approve, models, note_model, reject, tag_model, waive
     from mlops_nb.registry.promote import promote
@@ -45,6 +46,7 @@ __all__ = [  # the type checker wants the names as text; a test compares them wi
     "Source",
     "Table",
     "approve",
+    "card",
     "check_gates",
     "compare",
     "curves",
