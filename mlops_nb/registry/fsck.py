@@ -254,11 +254,11 @@ def _unverified(workspace: Workspace, folder: Path, trusted: list[Any], subject:
 
 
 def _current_arms(folder: Path) -> list[tuple[str, Path]]:
-    "The versions in a model's current release, with their folders; none when it cannot be read: that is found elsewhere"
+    "The versions in a model's current release, with their folders; none when it is damaged: that is found elsewhere"
     pointer = folder / POINTER
     named = pointer.read_text(encoding="utf-8", errors="replace").strip() if pointer.exists() else ""
     try:
-        release = Release(folder / named)
+        release = Release(folder / named).verify()
     except (MlopsError, OSError):
         return []
     return [(f"{folder.name}:{arm.version}", release.folder / arm.folder) for arm in release.document.arms]

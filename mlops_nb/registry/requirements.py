@@ -62,6 +62,7 @@ def _installed(name: str, extra: str) -> tuple[str, list["Requirement"]]:
 # %% ../../nbs/60_registry/02_requirements.ipynb #f03824df
 SERVING = (
     "bentoml",
+    "cryptography",
     "msgspec",
     "numpy",
     "pandas",

@@ -65,6 +65,7 @@ def project(tmp_path_factory):
     for name in ("nbs/10_step.ipynb", "data/secret.csv", ".env", ".mlops/ledger.sqlite", ".mlops/objects/ab/abcd"):
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text("not for a Bento")
+    (project / ".mlops/keys/project.pem").write_text("not for a Bento")
     (project / ".mlops/releases/churn/.000001-aaaaaaaaaaaa.0123.tmp").mkdir()
     (project / ".mlops/releases/churn/.000001-aaaaaaaaaaaa.0123.tmp/release.json").write_text("half")
     call(project, environment(project.parent / "home"), sys.executable, "-c", WRITE_REQUIREMENTS)
@@ -120,7 +121,8 @@ def test_it_holds_the_release_and_the_package_and_nothing_else(bento):
     tops = {Path(file).parts[0] for file in files}
     assert tops == {"settings.ini", "bentofile.yaml", "mlops_nb", ".mlops"}
     kept = {file for file in files if file.startswith(".mlops")}
-    assert all(file.startswith(".mlops/releases/") and ".tmp" not in file for file in kept)
+    keys = {".mlops/keys/trusted.json"}
+    assert keys <= kept and all(file.startswith(".mlops/releases/") and ".tmp" not in file for file in kept - keys)
     assert {".mlops/releases/requirements.txt", ".mlops/releases/churn/current"} <= kept
     assert not any("account" in Path(file).parts for file in kept)
     assert {Path(file).suffix for file in files if file.startswith("mlops_nb")} == {".py"}
