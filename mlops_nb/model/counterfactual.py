@@ -75,14 +75,16 @@ class Counterfactual:
     def __repr__(self) -> str:
         return self.words
 
-# %% ../../nbs/50_model/44_counterfactual.ipynb #4000d520
-def _aim(model: Any, record: pd.DataFrame, wanted: str, at_least: float | None, at_most: float | None) -> tuple[str, Callable[[pd.DataFrame], tuple[np.ndarray, np.ndarray]]]:
+# %% ../../nbs/50_model/44_counterfactual.ipynb #38ea954f
+def _aim(
+    model: Any, record: pd.DataFrame, wanted: str, at_least: float | None, at_most: float | None
+) -> tuple[str, Callable[[pd.DataFrame], tuple[np.ndarray, np.ndarray]]]:
     "What is wanted in words, and a function: rows -> progress towards it, and whether it is reached"
     schema, estimator = model.schema, model.estimator
     if schema.task == "regression":
         if (at_least is None) == (at_most is None):
             raise UsageError("A number can be wanted to rise or to fall.", "Give at_least= or at_most=.")
-        sign, bound = (1.0, at_least) if at_most is None else (-1.0, at_most)
+        sign, bound = (1.0, float(at_least or 0)) if at_most is None else (-1.0, float(at_most))
         words = f"{schema.target} of at {'least' if sign > 0 else 'most'} {bound:,g}"
 
         def numbers(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -93,7 +95,9 @@ def _aim(model: Any, record: pd.DataFrame, wanted: str, at_least: float | None, 
     return _class_aim(estimator, record, wanted)
 
 
-def _class_aim(estimator: Any, record: pd.DataFrame, wanted: str) -> tuple[str, Callable[[pd.DataFrame], tuple[np.ndarray, np.ndarray]]]:
+def _class_aim(
+    estimator: Any, record: pd.DataFrame, wanted: str
+) -> tuple[str, Callable[[pd.DataFrame], tuple[np.ndarray, np.ndarray]]]:
     classes = [str(name) for name in estimator.classes_]
     if wanted and wanted not in classes:
         near = did_you_mean(wanted, classes).strip() or f"Classes are {', '.join(classes[:20])}."
@@ -107,7 +111,7 @@ def _class_aim(estimator: Any, record: pd.DataFrame, wanted: str) -> tuple[str, 
 
     return f"'{classes[place]}'", chances
 
-# %% ../../nbs/50_model/44_counterfactual.ipynb #1fd0a27a
+# %% ../../nbs/50_model/44_counterfactual.ipynb #0200ef58
 def _options(feature: Feature, column: pd.Series, record: pd.DataFrame) -> list[tuple[Any, float]]:
     "Values to try, with the size of the change"
     now, tried = record[feature.name].iloc[0], grid_values(column, feature)
@@ -115,8 +119,12 @@ def _options(feature: Feature, column: pd.Series, record: pd.DataFrame) -> list[
     if levels or pd.isna(now):
         return [(value, ANOTHER_LEVEL) for value in tried if pd.isna(now) or value != now]
     known = column.dropna()
-    rank = lambda value: float((known < value).mean() + (known <= value).mean()) / 2  # noqa: E731
-    return [(value, max(abs(rank(value) - rank(now)), 1e-6)) for value in tried if value != now]
+    return [(value, max(abs(_rank(known, value) - _rank(known, now)), 1e-6)) for value in tried if value != now]
+
+
+def _rank(known: pd.Series, value: Any) -> float:
+    "Share of the values that lie below, half of the equal ones included"
+    return float((known < value).mean() + (known <= value).mean()) / 2
 
 
 def _with_values(record: pd.DataFrame, plans: Sequence[dict[str, Any]], column_types: dict[str, Any]) -> pd.DataFrame:
@@ -154,11 +162,18 @@ def counterfactual(
     record = record.loc[:, schema.names].reset_index(drop=True)
     words, judge = _aim(model, record, wanted, at_least, at_most)
     progress, reached = judge(record)
-    free = [one for one in schema.features if (actionable is None or one.name in actionable) and one.name not in immutable]
-    options = {one.name: _options(one, train[one.name], record) for one in free}
+    free = [
+        one for one in schema.features if (actionable is None or one.name in actionable) and one.name not in immutable
+    ]
+    options = {one.name: _options(one, train.loc[:, one.name], record) for one in free}
     types = {one.name: train[one.name].dtype for one in free}
-    plan, _, after, done = ({}, 0.0, progress[0], True) if reached[0] else _search(record, options, types, judge, progress[0])
-    changes = [Change(name, plain_value(record[name].iloc[0]), plain_value(value), _size(options, name, value)) for name, value in plan.items()]
+    plan, _, after, done = (
+        ({}, 0.0, progress[0], True) if reached[0] else _search(record, options, types, judge, progress[0])
+    )
+    changes = [
+        Change(name, plain_value(record[name].iloc[0]), plain_value(value), _size(options, name, value))
+        for name, value in plan.items()
+    ]
     sign = -1.0 if at_most is not None else 1.0
     return Counterfactual(changes, done, float(sign * progress[0]), float(sign * after), words, dict(schema.kinds))
 
@@ -167,7 +182,9 @@ def _size(options: dict[str, list[tuple[Any, float]]], name: str, value: Any) ->
     return next(size for tried, size in options[name] if tried == value)
 
 
-def _search(record: pd.DataFrame, options: dict[str, list[tuple[Any, float]]], types: dict[str, Any], judge: Any, start: float) -> tuple[dict[str, Any], float, float, bool]:
+def _search(
+    record: pd.DataFrame, options: dict[str, list[tuple[Any, float]]], types: dict[str, Any], judge: Any, start: float
+) -> tuple[dict[str, Any], float, float, bool]:
     "Plan, size, progress, and whether the aim is reached"
     beam: list[tuple[dict[str, Any], float]] = [({}, 0.0)]
     best: tuple[dict[str, Any], float, float, bool] = ({}, 0.0, start, False)
@@ -186,7 +203,9 @@ def _search(record: pd.DataFrame, options: dict[str, list[tuple[Any, float]]], t
     raise AssertionError("counting never ends")
 
 
-def _continued(beam: list[tuple[dict[str, Any], float]], options: dict[str, list[tuple[Any, float]]]) -> list[tuple[dict[str, Any], float]]:
+def _continued(
+    beam: list[tuple[dict[str, Any], float]], options: dict[str, list[tuple[Any, float]]]
+) -> list[tuple[dict[str, Any], float]]:
     "Each half-done change with each further one, once"
     found: dict[frozenset[tuple[str, Any]], tuple[dict[str, Any], float]] = {}
     for plan, size in beam:

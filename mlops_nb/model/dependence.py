@@ -63,7 +63,7 @@ def grid_values(
     places = np.unique(np.round(np.linspace(0.02, 0.98, POINTS) * (len(ordered) - 1)).astype(int))
     return list(ordered.iloc[places].drop_duplicates())
 
-# %% ../../nbs/50_model/42_dependence.ipynb #c124e995
+# %% ../../nbs/50_model/42_dependence.ipynb #177231cd
 def partial_dependence(
     model: Any,  # a fitted Model with a schema
     rows: pd.DataFrame,
@@ -79,34 +79,46 @@ def partial_dependence(
             raise UsageError(f"The model has no input '{name}'.", near)
     sample = sample_test(rows, ROWS, seed).loc[:, schema.names].reset_index(drop=True)
     with reproducible_threads(0):
-        return [_curve(model, rows[name], sample, features[name]) for name in inputs]
+        return [_curve(model, rows.loc[:, name], sample, features[name]) for name in inputs]
 
 
 def _curve(model: Any, column: pd.Series, sample: pd.DataFrame, feature: Feature) -> Dependence:
     tried = grid_values(column, feature)
     together = sample.take(np.tile(np.arange(len(sample)), len(tried))).reset_index(drop=True)
     if tried:
-        together[feature.name] = pd.Series(np.repeat(pd.array(tried, dtype=column.dtype), len(sample)), dtype=column.dtype)
+        together[feature.name] = pd.Series(tried, dtype=column.dtype).repeat(len(sample)).array
     names, quantity, answers = _answers(model, together) if tried else ((), "", np.zeros((0, 0)))
     mean = answers.reshape(len(tried), len(sample), -1).mean(axis=1) if tried else answers
     deciles = [] if feature.kind in ("category", "boolean") else [plain_value(one) for one in _deciles(column)]
-    return Dependence(feature.name, feature.kind, [plain_value(one) for one in tried], names, mean, deciles, len(sample), quantity)
+    return Dependence(
+        feature.name, feature.kind, [plain_value(one) for one in tried], names, mean, deciles, len(sample), quantity
+    )
 
 
 def _deciles(column: pd.Series) -> list[Any]:
     ordered = column.dropna().sort_values(ignore_index=True)
-    return [ordered.iloc[round(share * (len(ordered) - 1))] for share in np.linspace(0.1, 0.9, 9)] if len(ordered) else []
+    return (
+        [ordered.iloc[round(share * (len(ordered) - 1))] for share in np.linspace(0.1, 0.9, 9)] if len(ordered) else []
+    )
 
 
 def _answers(model: Any, rows: pd.DataFrame) -> tuple[tuple[str, ...], str, np.ndarray]:
     "Names, quantity and (rows, outputs) probabilities; or the target and what is predicted"
     schema, estimator = model.schema, model.estimator
     if schema.task == "regression":
-        return (schema.target,), f"mean {_short(schema.target)}", np.asarray(estimator.predict(rows), dtype=np.float64).reshape(-1, 1)
+        return (
+            (schema.target,),
+            f"mean {_short(schema.target)}",
+            np.asarray(estimator.predict(rows), dtype=np.float64).reshape(-1, 1),
+        )
     classes = [str(name) for name in estimator.classes_]
     chances = np.asarray(estimator.predict_proba(rows), dtype=np.float64)
     if schema.task == "binary":
-        return (schema.positive,), f"mean probability of {_short(schema.positive)}", chances[:, [classes.index(schema.positive)]]
+        return (
+            (schema.positive,),
+            f"mean probability of {_short(schema.positive)}",
+            chances[:, [classes.index(schema.positive)]],
+        )
     order = np.argsort(-chances.mean(axis=0), kind="stable")[:CURVES]
     chosen = sorted(order.tolist())
     return tuple(classes[place] for place in chosen), "mean probability", chances[:, chosen]
@@ -149,7 +161,15 @@ def _draw(axis: "Axes", one: Dependence) -> None:
         axis.margins(x=0.12)
     else:
         marks = _numbers(one.seen, one.kind)
-        axis.plot(marks, np.zeros(len(marks)), "|", color=GREY, markersize=7, transform=axis.get_xaxis_transform(), clip_on=False)
+        axis.plot(
+            marks,
+            np.zeros(len(marks)),
+            "|",
+            color=GREY,
+            markersize=7,
+            transform=axis.get_xaxis_transform(),
+            clip_on=False,
+        )
         if one.kind == "date":
             axis.tick_params(axis="x", rotation=30)
         else:

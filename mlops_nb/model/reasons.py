@@ -92,7 +92,11 @@ def reasons(
     "The strongest reasons of the answer to one record"
     output = explained_output(explanation, row)
     added = explanation.values[row, :, output]
-    order = [place for place in np.argsort(-np.abs(added), kind="stable") if abs(added[place]) > NOTHING * np.abs(added).max()]
+    order = [
+        place
+        for place in np.argsort(-np.abs(added), kind="stable")
+        if abs(added[place]) > NOTHING * np.abs(added).max()
+    ]
     what = _quantity(explanation, output)
     found = []
     for place in order[:most]:

@@ -24,7 +24,7 @@ from .features import PARTS
 from .leaves import collect_leaves, leaf_values, trees_of
 from .schema import InputSchema, check_columns, plain_value
 
-# %% ../../nbs/50_model/41_shapley.ipynb #802b3523
+# %% ../../nbs/50_model/41_shapley.ipynb #5a233e3c
 MARGINS = ("LogisticRegression", "HistGradientBoostingClassifier")  # whose answers are sums of log-odds
 
 
@@ -44,19 +44,21 @@ def scale_of(
     "Unit and names of what a model answers, and a function that gives it"
     if schema.task == "regression":
         return Scale(schema.target, (schema.target,), lambda rows: np.asarray(estimator.predict(rows)).reshape(-1, 1))
-    classes = tuple(str(name) for name in estimator.classes_)
+    classes: tuple[str, ...] = tuple(str(name) for name in estimator.classes_)
     by_margin = type(final_estimator(estimator)).__name__ in MARGINS
     if len(classes) > 2:
         unit = "score (a difference of 0.69 between two classes doubles the ratio of their probabilities)"
         method = estimator.decision_function if by_margin else estimator.predict_proba
         return Scale(unit if by_margin else "probability", classes, lambda rows: np.asarray(method(rows)))
-    positive = schema.positive if schema.positive in classes else classes[-1]
+    positive = str(schema.positive if schema.positive in classes else classes[-1])
     place = classes.index(positive)
     if by_margin:
         sign = 1.0 if place == len(classes) - 1 else -1.0
         margin = lambda rows: sign * np.asarray(estimator.decision_function(rows)).reshape(-1, 1)  # noqa: E731
         return Scale(f"log-odds of '{positive}'", (positive,), margin)
-    return Scale(f"probability of '{positive}'", (positive,), lambda rows: np.asarray(estimator.predict_proba(rows))[:, [place]])
+    return Scale(
+        f"probability of '{positive}'", (positive,), lambda rows: np.asarray(estimator.predict_proba(rows))[:, [place]]
+    )
 
 # %% ../../nbs/50_model/41_shapley.ipynb #7dbdeac0
 def _widths(name: str, part: Any, columns: Sequence[str]) -> list[int]:
@@ -83,8 +85,10 @@ def column_owners(
         found.append(np.repeat([places[column] for column in columns], _widths(name, part, columns)))
     return np.concatenate(found) if found else None
 
-# %% ../../nbs/50_model/41_shapley.ipynb #d6295ae2
-def _additive(estimator: Any, schema: InputSchema) -> tuple[Callable[[pd.DataFrame], np.ndarray], np.ndarray, Any] | None:
+# %% ../../nbs/50_model/41_shapley.ipynb #4ab462bf
+def _additive(
+    estimator: Any, schema: InputSchema
+) -> tuple[Callable[[pd.DataFrame], np.ndarray], np.ndarray, Any] | None:
     "Preprocessing, owners of its columns, and the estimator behind it, if columns have one owner each"
     steps = getattr(estimator, "steps", None)
     if steps is None or len(steps) != 2 or not isinstance(steps[0][1], ColumnTransformer):
@@ -98,7 +102,8 @@ def _additive(estimator: Any, schema: InputSchema) -> tuple[Callable[[pd.DataFra
 def _by_input(values: np.ndarray, owners: np.ndarray, inputs: int) -> np.ndarray:
     "(rows, columns, outputs) summed up to (rows, inputs, outputs)"
     found = np.zeros((len(values), inputs, values.shape[2]))
-    np.add.at(found, (slice(None), owners), values)
+    for column, owner in enumerate(owners):
+        found[:, owner] += values[:, column]
     return found
 
 # %% ../../nbs/50_model/41_shapley.ipynb #c665f636
@@ -134,9 +139,12 @@ def _drawn_values(
     here = answer(record)
     portions = max(1, taken.size // PORTION)
     mixed = zip(np.array_split(taken, portions), np.array_split(np.repeat(behind, inputs - 1), portions), strict=True)
-    between = np.concatenate([answer(mix_rows(record, background, *part)) if len(part[0]) else here[:0] for part in mixed])
+    between = np.concatenate(
+        [answer(mix_rows(record, background, *part)) if len(part[0]) else here[:0] for part in mixed]
+    )
     ways = np.concatenate(
-        [usual[behind][:, None], between.reshape(len(ranks), inputs - 1, -1), np.tile(here, (len(ranks), 1))[:, None]], axis=1
+        [usual[behind][:, None], between.reshape(len(ranks), inputs - 1, -1), np.tile(here, (len(ranks), 1))[:, None]],
+        axis=1,
     )
     gains = np.diff(ways, axis=1)
     return np.take_along_axis(gains, ranks[:, :, None], axis=1).mean(axis=0)
@@ -176,7 +184,9 @@ class Explanation:
         "Of one record what each input added; of several what each adds on average"
         if len(self.rows) != 1:
             shown = [[name, size] for name, size in self.importance().items()]
-            return Grid(f"Mean size over {count(len(self.rows), 'record')}, in {self.unit}", ["input", "adds or takes"], shown)
+            return Grid(
+                f"Mean size over {count(len(self.rows), 'record')}, in {self.unit}", ["input", "adds or takes"], shown
+            )
         values, place = self.values[0, :, self.place(output)], self.place(output)
         order = np.argsort(-np.abs(values), kind="stable")
         told = show_alike([float(self.base[place]), *map(float, values[order]), float(self.answers[0, place])])
@@ -212,9 +222,13 @@ class Explainer:
     ):
         self.estimator, self.schema = getattr(model, "estimator", model), schema or getattr(model, "schema", None)
         if self.schema is None:
-            raise UsageError("The model has no schema, so nobody knows its inputs.", "Give Model(..., schema=...) in train.")
+            raise UsageError(
+                "The model has no schema, so nobody knows its inputs.", "Give Model(..., schema=...) in train."
+            )
         if not len(background.rows):
-            raise UsageError("The model has no background rows to compare a record with.", "Package it with background=50.")
+            raise UsageError(
+                "The model has no background rows to compare a record with.", "Package it with background=50."
+            )
         self.background, self.draws, self.seed = background.rows, draws, seed
         self.usual_values = background.usual
         self.scale = scale_of(self.estimator, self.schema)

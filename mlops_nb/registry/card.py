@@ -142,7 +142,9 @@ def _estimator(card: Card) -> str:
 
 def _step_of(card: Card, kind: str) -> Mapping[str, Any] | None:
     "The last artifact of a type that the run gave"
-    found = [a for step in (card.run or {"steps": []})["steps"] for a in step["artifacts"].values() if a["type"] == kind]
+    found = [
+        a for step in (card.run or {"steps": []})["steps"] for a in step["artifacts"].values() if a["type"] == kind
+    ]
     return found[-1] if found else None
 
 
@@ -155,7 +157,9 @@ def _data(card: Card) -> Section:
     profile, split = card.documents.get("ingest.profile") or {}, card.documents.get("split.summary") or {}
     source, facts = profile.get("source") or {}, []
     facts += [[name, source[name]] for name in ("name", "format", "rows", "columns") if name in source]
-    facts += [["sha256 of the table" if name == "sha256" else f"read as {name}", value] for name, value in _origin(card)]
+    facts += [
+        ["sha256 of the table" if name == "sha256" else f"read as {name}", value] for name, value in _origin(card)
+    ]
     if split:
         counts = split.get("rows", {})
         facts += [["split", split.get("words", "")], *([f"rows, {part}", number] for part, number in counts.items())]
@@ -176,18 +180,36 @@ def _origin(card: Card) -> Iterator[tuple[str, str]]:
 
 
 def _inputs(card: Card) -> Table:
-    usual = json.loads(card.package.read("background.json"))["usual"] if "background.json" in card.package.manifest["files"] else {}
+    usual = (
+        json.loads(card.package.read("background.json"))["usual"]
+        if "background.json" in card.package.manifest["files"]
+        else {}
+    )
     rows = []
     for feature in card.package.schema["features"]:
         low, high, levels = feature.get("low"), feature.get("high"), feature.get("categories") or []
         more = f" and {len(levels) - 6} more" if len(levels) > 6 else ""
         seen = f"{show_number(low)} to {show_number(high)}" if low is not None else ", ".join(levels[:6]) + more
-        rows.append([feature["name"], feature["kind"], "yes" if feature["nullable"] else "no", seen, _cell(usual.get(feature["name"]))])
+        rows.append(
+            [
+                feature["name"],
+                feature["kind"],
+                "yes" if feature["nullable"] else "no",
+                seen,
+                _cell(usual.get(feature["name"])),
+            ]
+        )
     return Table(["input", "kind", "may be missing", "seen in training", "usual"], rows)
 
 
 def _cell(value: Any) -> str:
-    return show_number(value) if isinstance(value, int | float) and not isinstance(value, bool) else "–" if value is None else str(value)
+    return (
+        show_number(value)
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        else "–"
+        if value is None
+        else str(value)
+    )
 
 # %% ../../nbs/60_registry/40_card.ipynb #8edac7ca
 def _metrics(card: Card) -> Section:
@@ -220,7 +242,10 @@ def _assessment(card: Card) -> Section:
         bounds = f"{shown[1]} to {shown[2]}" if row.get("low") is not None else "–"
         value = shown[0] if row.get("value") is not None else "not assessed"
         told.append([row["metric"], row.get("slice") or "all test rows", value, bounds, row.get("n")])
-    return Section("Slices, fairness, calibration, robustness", [Table(["metric", "of", "value", "95 % interval", "rows"], told, (2, 3, 4))])
+    return Section(
+        "Slices, fairness, calibration, robustness",
+        [Table(["metric", "of", "value", "95 % interval", "rows"], told, (2, 3, 4))],
+    )
 
 
 def _explanation(card: Card, most: int = 15) -> Section:
@@ -261,7 +286,9 @@ def _lineage(card: Card) -> Section:
     facts += [["input schema, sha256", card.version["schema_digest"]]]
     needs = card.package.manifest.get("requirements", {})
     facts += [["libraries", ", ".join(f"{name} {version}" for name, version in needs.items())]]
-    artifacts = [[f"{s['step']}.{name}", a["type"], a["sha256"]] for s in run["steps"] for name, a in s["artifacts"].items()]
+    artifacts = [
+        [f"{s['step']}.{name}", a["type"], a["sha256"]] for s in run["steps"] for name, a in s["artifacts"].items()
+    ]
     wanted = [row for row in artifacts if row[1] in ("Table", "Model", "ModelPackage")]
     parameters = [[name, _cell(value)] for name, value in sorted(run["parameters"].items())]
     tables = [Table(["", ""], facts), Table(["artifact", "type", "sha256"], wanted)]
@@ -274,13 +301,19 @@ def _energy(card: Card) -> Section:
         return Section("Energy", ["Nothing was measured."], False)
     sums = {name: sum(one[name] for one in costs) for name in ("cpu_seconds", "watt_hours", "grams_co2e")}
     told = f"{sums['cpu_seconds']:.1f} s of processors, about {sums['watt_hours']:.3g} Wh and {sums['grams_co2e']:.3g} g CO2e"
-    return Section("Energy", [f"Making it took {told}, steps whose results were reused included ([costs] in settings.ini)."], False)
+    return Section(
+        "Energy", [f"Making it took {told}, steps whose results were reused included ([costs] in settings.ini)."], False
+    )
 
 
 def _decisions(card: Card) -> Section:
     rows = []
     for event in card.now["moves"]:
-        what = f"alias {event['alias']} taken away" if event["version"] is None else f"alias {event['alias']} set on version {event['version']}"
+        what = (
+            f"alias {event['alias']} taken away"
+            if event["version"] is None
+            else f"alias {event['alias']} set on version {event['version']}"
+        )
         rows.append([str(event["at"])[:16].replace("T", " "), event["actor"], what, event["reason"]])
     for event in card.now["events"]:
         told = event["details"]
@@ -292,24 +325,44 @@ def _decisions(card: Card) -> Section:
         blocks.append(f"Compared with the champion: {card.now['verdict']}.")
     if not any(event["kind"] in ("approval", "rejection") for event in card.now["events"]):
         blocks.append("Nobody has approved or rejected this version.")
-    return Section("Approvals and decisions", [*blocks, *([Table(["when (UTC)", "who", "what", "why"], sorted(rows))] if rows else [])], False)
+    return Section(
+        "Approvals and decisions",
+        [*blocks, *([Table(["when (UTC)", "who", "what", "why"], sorted(rows))] if rows else [])],
+        False,
+    )
 
 
 def _signature(card: Card) -> Section:
     name = f"{card.version['name']}:{card.version['version']}"
     if card.now["signature"] is None:
         return Section("Signature", ["The version has no signature."], False)
-    return Section("Signature", [f"Signed: {card.now['signature']}. Whether it holds is said by: mlops-nb verify {name}"], False)
+    return Section(
+        "Signature", [f"Signed: {card.now['signature']}. Whether it holds is said by: mlops-nb verify {name}"], False
+    )
 
 
 def _sections(card: Card) -> Iterator[Section]:
-    yield from (_purpose(card), _data(card), _metrics(card), _assessment(card), _explanation(card), _limits(card), _lineage(card))
+    yield from (
+        _purpose(card),
+        _data(card),
+        _metrics(card),
+        _assessment(card),
+        _explanation(card),
+        _limits(card),
+        _lineage(card),
+    )
     yield from (_energy(card), _decisions(card), _signature(card))
 
 # %% ../../nbs/60_registry/40_card.ipynb #98404ca8
 def _plain(value: Any) -> str:
     "A cell: no line breaks, no bars, no HTML"
-    text = "–" if value is None else show_number(value) if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    text = (
+        "–"
+        if value is None
+        else show_number(value)
+        if isinstance(value, int) and not isinstance(value, bool)
+        else str(value)
+    )
     for sign, written in (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), ("\n", " "), ("\r", " ")):
         text = text.replace(sign, written)
     return text
@@ -347,8 +400,12 @@ def named_version(
         name = names[0]
     found = [version for version in every if version["name"] == name]
     if not found:
-        hint = did_you_mean(name, names).strip() or (f"Models: {', '.join(names)}." if names else "Run a pipeline first: mlops-nb run.")
-        raise UsageError(f"There is no model '{name}'." if name else f"{len(names)} models are registered.", hint, value=text)
+        hint = did_you_mean(name, names).strip() or (
+            f"Models: {', '.join(names)}." if names else "Run a pipeline first: mlops-nb run."
+        )
+        raise UsageError(
+            f"There is no model '{name}'." if name else f"{len(names)} models are registered.", hint, value=text
+        )
     if not colon:
         return next((one for one in found if CHAMPION in one["aliases"]), found[0])
     for version in found:
@@ -383,7 +440,9 @@ def _as_of_now(ledger: "Ledger", settings: Settings, version: Mapping[str, Any])
     events = [event for kind in EVENTS for event in ledger.events(kind, f"{name}:{number}")]
     verdict = verdict_of(ledger, name, number)
     file = settings.workspace.path / "models" / name / str(number) / "model.sig"
-    signature = f"{file.name} in {Path('models', name, str(number)).as_posix()} of the workspace" if file.is_file() else None
+    signature = (
+        f"{file.name} in {Path('models', name, str(number)).as_posix()} of the workspace" if file.is_file() else None
+    )
     return {"moves": moves, "events": events, "verdict": verdict["reason"] if verdict else "", "signature": signature}
 
 
@@ -400,10 +459,15 @@ def read_card(
         run = ledger.run(version["run"])
     except UsageError:
         run = None  # it was deleted: the package still says most
-    artifacts = {f"{s['step']}.{name}": one for s in (run or {"steps": []})["steps"] for name, one in s["artifacts"].items()}
+    artifacts = {
+        f"{s['step']}.{name}": one for s in (run or {"steps": []})["steps"] for name, one in s["artifacts"].items()
+    }
     documents = {name: _read_json(store, artifacts.get(name)) for name in READ}
     now = _as_of_now(ledger, settings, version)
-    now |= {"costs": ledger.step_costs(version["run"]) if run else {}, "parts": ledger.step_parts(version["run"]) if run else {}}
+    now |= {
+        "costs": ledger.step_costs(version["run"]) if run else {},
+        "parts": ledger.step_parts(version["run"]) if run else {},
+    }
     parts = card_parts(settings, run, version["digest"], current)
     return Card(version, package, run, documents, list(_read_pictures(store, artifacts)), parts, now)
 

@@ -69,7 +69,9 @@ def _block(block: Any) -> str:
 def _said(block: Said) -> str:
     if not block.text:
         return f'<div style="{STYLE["missing"]}">{html.escape(block.origin)}</div>'
-    return f'<div style="{STYLE["said"]}">{words_html(block.text)}<p class="quiet">{html.escape(block.origin)}</p></div>'
+    return (
+        f'<div style="{STYLE["said"]}">{words_html(block.text)}<p class="quiet">{html.escape(block.origin)}</p></div>'
+    )
 
 # %% ../../nbs/60_registry/41_card_html.ipynb #ade4cefd
 def _side_by_side(pictures: list[Picture]) -> str:
@@ -82,7 +84,9 @@ def _anchor(title: str) -> str:
 
 def _section(section: Section) -> str:
     groups = groupby(section.blocks, key=lambda block: isinstance(block, Picture))
-    body = "".join(_side_by_side(list(blocks)) if pictures else "".join(map(_block, blocks)) for pictures, blocks in groups)
+    body = "".join(
+        _side_by_side(list(blocks)) if pictures else "".join(map(_block, blocks)) for pictures, blocks in groups
+    )
     mark = "" if section.fixed else ' <span class="quiet" style="font-weight:400">as of now</span>'
     return f'<h2 id="{_anchor(section.title)}">{html.escape(section.title)}{mark}</h2>{body}'
 
@@ -113,8 +117,16 @@ def card_repr(
 ) -> str:
     "The heart of the card, for a notebook: inline styles, no script"
     wanted = {section.title: section for section in card.sections}
-    tables = [(title, block) for title in ("Metrics", "Explanation") for block in wanted[title].blocks if isinstance(block, Table)]
-    grids = "".join(Grid(title, block.heads, block.rows[:10], [block.heads[n] for n in block.right])._repr_html_() for title, block in tables)
+    tables = [
+        (title, block)
+        for title in ("Metrics", "Explanation")
+        for block in wanted[title].blocks
+        if isinstance(block, Table)
+    ]
+    grids = "".join(
+        Grid(title, block.heads, block.rows[:10], [block.heads[n] for n in block.right])._repr_html_()
+        for title, block in tables
+    )
     missing = ", ".join(missing_parts(card))
     note = f'<div style="{STYLE["missing"]}">Not written yet: {html.escape(missing)}</div>' if missing else ""
     said = "".join(f"<b>{html.escape(name)}</b>{_said(Said(*part))}" for name, part in card.parts.items() if part.text)

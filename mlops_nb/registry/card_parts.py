@@ -96,7 +96,9 @@ def card_parts(
     then = _texts(_recorded(run, path, Store(settings.workspace.path / "objects"))) if run and path else {}
     file = settings.project / path
     if settings.registry.card_notebook and not file.is_file() and not then:
-        raise UsageError(f"[registry] card_notebook is '{path}', and there is no such file.", "Correct the path.", value=path)
+        raise UsageError(
+            f"[registry] card_notebook is '{path}', and there is no such file.", "Correct the path.", value=path
+        )
     now = _texts(file.read_bytes()) if current and path and file.is_file() else {}
     recorded = {name: Part(text, f"recorded with run {run['run'] if run else ''}") for name, text in then.items()}
     written = {name: Part(text, "the notebook as it is now, written after the run") for name, text in now.items()}

@@ -247,7 +247,9 @@ class App:
         most = asked_reasons(query, len(predictor.schema["features"])) if query else 0
         check_media(headers)
         body = await read_body(headers, receive, self.max_body)
-        work = self.pool.submit(self._explain, body, most, name) if most else self.pool.submit(_predict, predictor, body)
+        work = (
+            self.pool.submit(self._explain, body, most, name) if most else self.pool.submit(_predict, predictor, body)
+        )
         records, predictions = await asyncio.wrap_future(work)
         self.meter.predicted(records.rows)
         who = {"model": predictor.model, "version": predictor.version, "request_id": name}
@@ -259,7 +261,12 @@ class App:
         check_rows(records.rows)
         answers = predictor.explain(records, most)
         if self.decisions:
-            who = {"model": predictor.model, "version": predictor.version, "digest": predictor.digest, "request_id": name}
+            who = {
+                "model": predictor.model,
+                "version": predictor.version,
+                "digest": predictor.digest,
+                "request_id": name,
+            }
             self.decisions.add(who, records, answers)
         return records, answers
 

@@ -37,14 +37,19 @@ def asked_reasons(
         return 0
     if len(values) > 1 or not values[0].isascii() or not values[0].isdigit() or not 1 <= int(values[0][:9]) <= inputs:
         given = " and ".join(f"'{value[:40]}'" for value in values[:3])
-        raise Problem(422, f"explain is {given}, expected one whole number of reasons from 1 to {inputs}: /predict?explain=3.")
+        raise Problem(
+            422, f"explain is {given}, expected one whole number of reasons from 1 to {inputs}: /predict?explain=3."
+        )
     return int(values[0])
 
 
 def check_rows(rows: int) -> None:
     "Refuse more records than can be explained at once"
     if rows > MOST_EXPLAINED:
-        raise Problem(413, f"{rows} records with reasons in one request; at most {MOST_EXPLAINED} are taken. Send several requests.")
+        raise Problem(
+            413,
+            f"{rows} records with reasons in one request; at most {MOST_EXPLAINED} are taken. Send several requests.",
+        )
 
 # %% ../../nbs/70_serve/06_decisions.ipynb #9b46d682
 class DecisionLog:
@@ -73,7 +78,9 @@ class DecisionLog:
             _append(self.folder / who["model"] / f"{now:%Y-%m}.jsonl", b"".join(lines))
         except OSError as error:
             what = f"The decision could not be stored ({error.strerror or error}), so it is not given."
-            raise Problem(503, f"{what} Mend the disk, ask without explain, or set [serving] decisions = off.") from error
+            raise Problem(
+                503, f"{what} Mend the disk, ask without explain, or set [serving] decisions = off."
+            ) from error
 
     def _line(self, facts: dict[str, Any], records: Records, row: int, answer: dict[str, Any]) -> bytes:
         inputs = {name: values[row] for name, values in records.columns.items()}

@@ -104,7 +104,10 @@ EXPLAINED = {
 def _told(prediction: dict[str, Any]) -> dict[str, Any]:
     "A prediction with the reasons that `explain` asks for"
     reasons = {"type": "array", "items": _reference("Reason"), "description": "with `explain`, strongest first"}
-    return {**prediction, "properties": {**prediction["properties"], "reasons": reasons, "explained": _reference("Explained")}}
+    return {
+        **prediction,
+        "properties": {**prediction["properties"], "reasons": reasons, "explained": _reference("Explained")},
+    }
 
 
 def _who() -> dict[str, Any]:

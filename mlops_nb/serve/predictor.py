@@ -160,7 +160,9 @@ class ReleasedModel:
 
         name = f"{self._arm.folder}/background.json"
         if name not in self._release.document.files:
-            what = f"Version {self.version} of {self.model} was packaged without background rows, so it gives no reasons."
+            what = (
+                f"Version {self.version} of {self.model} was packaged without background rows, so it gives no reasons."
+            )
             raise Problem(422, f"{what} Ask without explain, or package it with background=50.")
         return Explainer(self.estimator, Background.parse(self._release.read(name), self.inputs), self.inputs)
 
@@ -175,7 +177,8 @@ class ReleasedModel:
         answers = self.predict(records)
         told = explain_records(self.explainer, frame_from_columns(self.inputs, records.columns), most)
         return [
-            {**answer, "reasons": one.pop("reasons"), "explained": one} for answer, one in zip(answers, told, strict=True)
+            {**answer, "reasons": one.pop("reasons"), "explained": one}
+            for answer, one in zip(answers, told, strict=True)
         ]
 
     def _check_examples(self) -> None:
