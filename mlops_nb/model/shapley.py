@@ -44,12 +44,12 @@ def scale_of(
     "Unit and names of what a model answers, and a function that gives it"
     if schema.task == "regression":
         return Scale(schema.target, (schema.target,), lambda rows: np.asarray(estimator.predict(rows)).reshape(-1, 1))
-    classes: tuple[str, ...] = tuple(str(name) for name in estimator.classes_)
+    classes = [str(name) for name in estimator.classes_]
     by_margin = type(final_estimator(estimator)).__name__ in MARGINS
     if len(classes) > 2:
         unit = "score (a difference of 0.69 between two classes doubles the ratio of their probabilities)"
         method = estimator.decision_function if by_margin else estimator.predict_proba
-        return Scale(unit if by_margin else "probability", classes, lambda rows: np.asarray(method(rows)))
+        return Scale(unit if by_margin else "probability", (*classes,), lambda rows: np.asarray(method(rows)))
     positive = str(schema.positive if schema.positive in classes else classes[-1])
     place = classes.index(positive)
     if by_margin:
