@@ -43,7 +43,7 @@ def _part(found: Predictions, rows: slice) -> Predictions:
 
 # %% ../../nbs/50_model/40_importance.ipynb #8c92bdca
 MOST_ROWS, FEWEST_ROWS = 2_000, 200
-BUDGET = 300_000  # rows that the model is asked for, about
+BUDGET = 200_000  # rows that the model is asked for, about
 REPEATS, FEW_REPEATS = 10, 3
 MOST_INPUTS = 100
 
