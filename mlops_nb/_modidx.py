@@ -1905,6 +1905,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'mlops_nb/model/counterfactual.py'),
                                                'mlops_nb.model.counterfactual._options': ( '50_model/counterfactual.html#_options',
                                                                                            'mlops_nb/model/counterfactual.py'),
+                                               'mlops_nb.model.counterfactual._rank': ( '50_model/counterfactual.html#_rank',
+                                                                                        'mlops_nb/model/counterfactual.py'),
                                                'mlops_nb.model.counterfactual._search': ( '50_model/counterfactual.html#_search',
                                                                                           'mlops_nb/model/counterfactual.py'),
                                                'mlops_nb.model.counterfactual._size': ( '50_model/counterfactual.html#_size',

@@ -41,9 +41,9 @@ def _part(found: Predictions, rows: slice) -> Predictions:
     chances = None if found.probabilities is None else found.probabilities[rows]
     return Predictions(found.task, found.truth[rows], found.predicted[rows], chances, found.classes, found.positive)
 
-# %% ../../nbs/50_model/40_importance.ipynb #862af5aa
+# %% ../../nbs/50_model/40_importance.ipynb #8c92bdca
 MOST_ROWS, FEWEST_ROWS = 2_000, 200
-BUDGET = 300_000  # rows that the model is asked for, about
+BUDGET = 200_000  # rows that the model is asked for, about
 REPEATS, FEW_REPEATS = 10, 3
 MOST_INPUTS = 100
 
@@ -61,8 +61,9 @@ def _goes_with(values: pd.Series, answers: np.ndarray) -> float:
     "How much of the order of the answers an input explains, from 0 to 1"
     order = pd.Series(answers).rank()
     if values.dtype in ("str", "object", "boolean", "bool"):
-        means = order.groupby(values.astype("str").to_numpy()).transform("mean")
-        return float(means.var() / spread) if (spread := order.var()) else 0.0
+        means = order.groupby(values.astype("str").to_numpy()).transform("mean").to_numpy(np.float64)
+        spread = order.to_numpy(np.float64).var()
+        return float(means.var() / spread) if spread else 0.0
     numbers = values.astype("int64") if pd.api.types.is_datetime64_any_dtype(values.dtype) else values
     found = np.corrcoef(pd.Series(numbers.to_numpy(np.float64, na_value=np.nan)).rank().fillna(0), order)[0, 1]
     return float(found**2) if np.isfinite(found) else 0.0
@@ -80,7 +81,7 @@ def chosen_inputs(
     answers = found.predicted if found.probabilities is None else found.probabilities.max(axis=1)
     answers = found.scores if found.task == "binary" else answers
     with np.errstate(invalid="ignore", divide="ignore"):
-        strength = {name: _goes_with(rows[name], np.asarray(answers, np.float64)) for name in names}
+        strength = {name: _goes_with(rows.loc[:, name], np.asarray(answers, np.float64)) for name in names}
     return sorted(names, key=lambda name: -strength[name])[:most]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.special import gammaln
 
-# %% ../../nbs/50_model/41_leaves.ipynb #f85a5fb5
+# %% ../../nbs/50_model/41_leaves.ipynb #c5fd8ec6
 @dataclass(frozen=True)
 class Tree:
     "One tree: nodes by number, the root is 0"
@@ -39,8 +39,8 @@ def _forest_tree(tree: Any, share: float, outputs: int) -> Tree:
 def _boosted_tree(nodes: np.ndarray, output: int, outputs: int) -> Tree:
     value = np.zeros((len(nodes), outputs))
     value[:, output] = nodes["value"]
-    parts = [nodes[name] for name in ("left", "right", "feature_idx", "num_threshold")]
-    return Tree(*parts, *(nodes[name].astype(bool) for name in ("missing_go_to_left", "is_leaf")), value)
+    gaps, leaf = nodes["missing_go_to_left"].astype(bool), nodes["is_leaf"].astype(bool)
+    return Tree(nodes["left"], nodes["right"], nodes["feature_idx"], nodes["num_threshold"], gaps, leaf, value)
 
 
 def trees_of(
@@ -73,7 +73,7 @@ def _boosted(estimator: Any) -> tuple[list[Tree], np.ndarray] | None:
         return None  # a condition on a set of codes: our own pipelines ask about numbers only
     return [_boosted_tree(part, place, len(start)) for part, place in nodes], start
 
-# %% ../../nbs/50_model/41_leaves.ipynb #84074a64
+# %% ../../nbs/50_model/41_leaves.ipynb #1933d159
 @dataclass(frozen=True)
 class Leaves:
     "All leaves of all trees"
@@ -145,10 +145,17 @@ def _arrays(
 ) -> Leaves:
     column, threshold, missing, left = zip(*conditions, strict=True) if conditions else ((), (), (), ())
     start, owner = zip(*pairs, strict=True) if pairs else ((), ())
-    kinds = (np.intp, np.float64, bool, bool, np.intp, np.intp, np.intp)
-    parts = (column, threshold, missing, left, start, owner, leaves)
-    typed = [np.array(part, dtype=kind) for part, kind in zip(parts, kinds, strict=True)]
-    return Leaves(*typed, np.array(values, dtype=np.float64).reshape(-1, len(constant)), constant)
+    return Leaves(
+        column=np.array(column, dtype=np.intp),
+        threshold=np.array(threshold, dtype=np.float64),
+        missing_left=np.array(missing, dtype=bool),
+        goes_left=np.array(left, dtype=bool),
+        pair_start=np.array(start, dtype=np.intp),
+        pair_input=np.array(owner, dtype=np.intp),
+        leaf_start=np.array(leaves, dtype=np.intp),
+        value=np.array(values, dtype=np.float64).reshape(-1, len(constant)),
+        constant=constant,
+    )
 
 # %% ../../nbs/50_model/41_leaves.ipynb #fac89e97
 @cache

@@ -32,7 +32,7 @@ def row_losses(
     chances = found.probabilities[np.arange(len(found.truth)), found.places(found.truth)]
     return -np.log(np.clip(chances, np.finfo(np.float64).eps, 1))
 
-# %% ../../nbs/50_model/45_worst.ipynb #8781b990
+# %% ../../nbs/50_model/45_worst.ipynb #947a8c11
 WORST_SHARE, FEWEST, SURE, TOLD = 0.1, 5, 0.01, 4  # share of rows; rows; chance of a false alarm; sentences
 
 
@@ -65,13 +65,14 @@ def in_common(
     found = []
     looked = 0
     for feature in features:
-        for words, inside in _groups(rows[feature.name], feature):
+        for words, inside in _groups(rows.loc[:, feature.name], feature):
             looked += 1
             bad, other = int((worst & inside).sum()), int((~worst & inside).sum())
             if bad < FEWEST:
                 continue
             table = [[bad, int(worst.sum()) - bad], [other, int((~worst).sum()) - other]]
-            found.append((float(fisher_exact(table, alternative="greater").pvalue), words, bad, other))
+            chance: Any = fisher_exact(table, alternative="greater")
+            found.append((float(chance[1]), words, bad, other))
     sure = sorted(one for one in found if one[0] * looked < SURE)
     return [_sentence(one, int(worst.sum()), int((~worst).sum())) for one in sure[:TOLD]]
 

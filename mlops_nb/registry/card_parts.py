@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from ..core.errors import MlopsError, UsageError
 from ..core.settings import Settings
 from ..core.store import Store
+from ..pipeline.recorded import step_sources
 
 # %% ../../nbs/60_registry/40_card_parts.ipynb #f84d60b4
 PARTS = {
@@ -63,7 +64,7 @@ def _step_notebook(run: Mapping[str, Any], digest: str) -> str:
     "Path of the notebook of the step that gave a package; empty when it is not known"
     for step in run["steps"]:
         if any(artifact["sha256"] == digest for artifact in step["artifacts"].values()):
-            return step["notebook"] or ""
+            return step_sources(run).get(step["step"], "")
     return ""
 
 

@@ -11,6 +11,7 @@ from support import ROOT, Project
 from mlops_nb.core.errors import UsageError
 from mlops_nb.core.ledger import Ledger
 from mlops_nb.core.settings import load_settings
+from mlops_nb.core.store import Store
 from mlops_nb.registry.card import card_contents, missing_parts, named_version, read_card
 from mlops_nb.registry.card_parts import card_parts, is_written, read_parts
 from mlops_nb.registry.register import Registrar, register
@@ -82,21 +83,23 @@ def test_words_written_before_the_run_win_and_later_ones_are_told_as_such(defaul
     shutil.copytree(ROOT / "nbs" / "pipelines", project.folder / "nbs" / "pipelines")
     (project.folder / "settings.ini").write_text("[package]\nname = demo\n")
     file = project.folder / "nbs" / "pipelines" / "tabular" / "60_package.ipynb"
-    document = json.loads(file.read_text())
-    document["cells"].append(cell("## Intended use", "Second opinions; <script>alert(1)</script>."))
-    file.write_text(json.dumps(document).replace("*Not written yet: for which", "*TODO: for which"))
+    placeholder = "*Not written yet: for which decisions about whom, and for which not?*"
+    assert placeholder in file.read_text()
+    file.write_text(file.read_text().replace(placeholder, "Second opinions; <script>alert(1)</script>."))
     settings = load_settings(project.folder, {"MLOPS_NB_WORKSPACE_PATH": str(project.workspace)})
     with Ledger.open(settings) as ledger:
         version = named_version(ledger, "")
         made = read_card(ledger, settings, version)
-        assert (
-            "Intended use" not in missing_parts(made) and "written after the run" in made.parts["Intended use"].origin
-        )
+        assert missing_parts(made) == ["Limits", "Data consent"]
+        assert "written after the run" in made.parts["Intended use"].origin
         assert "<script>" not in made.page() and "<script>" not in made._repr_html_()
-        assert (
-            "Second opinions"
-            not in card_contents(SimpleNamespace(settings=settings, ledger=ledger), version)["card.md"].decode()
-        )
+        signed = card_contents(SimpleNamespace(settings=settings, ledger=ledger), version)["card.md"].decode()
+        assert "Second opinions" not in signed
+        recorded = notebook(cell("## Intended use", "As it was."))
+        digest = Store(settings.workspace.path / "objects").put_bytes(recorded.encode())
+        run = ledger.run(version["run"]) | {"sources": {"nbs/pipelines/tabular/60_package.ipynb": digest}}
+        part = card_parts(settings, run, version["digest"])["Intended use"]
+        assert part.text == "As it was." and version["run"] in part.origin
 
 
 def test_a_notebook_of_its_own(registered, tmp_path):
@@ -130,7 +133,7 @@ def test_a_placeholder_counts_as_missing(text):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("chrun", "Did you mean churn"),
+        ("chrun", "Did you mean 'churn'"),
         ("churn:2", "It has: 1"),
         ("churn:champoin", "no version or alias 'champoin'"),
         ("churn:", "no version or alias ''"),
