@@ -107,7 +107,10 @@ def measure(folder: Path, table: pd.DataFrame, algorithm: str, rounds: int) -> d
     models = {name: load_model(release, wanted=form) for name, form in (("scikit-learn", "skops"), ("onnx", "onnx"))}
     rows = table[list(KINDS)]
     records = json.loads(rows.head(1_000).to_json(orient="records", date_format="iso"))
-    document: dict[str, Any] = {"parity": package.manifest["formats"]["onnx"], "bytes": len(package.member("model.onnx"))}
+    document: dict[str, Any] = {
+        "parity": package.manifest["formats"]["onnx"],
+        "bytes": len(package.member("model.onnx")),
+    }
     for name, count in (("row", 1), ("thousand", 1_000)):
         frame, body = rows.head(count), json.dumps(records[:count]).encode()
         parsed = next(iter(models.values())).reader.read(body)
@@ -121,7 +124,9 @@ def measure(folder: Path, table: pd.DataFrame, algorithm: str, rounds: int) -> d
 def cost_of_packaging(folder: Path, table: pd.DataFrame) -> float:
     """Seconds of CPU of the command, in a project with one registered version."""
     (folder / "settings.ini").write_text("[package]\nname = demo\n")
-    (folder / "bentofile.yaml").write_text('service: "mlops_nb.serve.service:Service"\ninclude: [/settings.ini, /.mlops/releases/]\n')
+    (folder / "bentofile.yaml").write_text(
+        'service: "mlops_nb.serve.service:Service"\ninclude: [/settings.ini, /.mlops/releases/]\n'
+    )
     settings = load_settings(folder)
     settings.workspace.path.mkdir()
     packaged(table, "boosting").write(folder / "package")

@@ -105,7 +105,8 @@ def mlflow_files(
     texts = {
         "MLmodel": yaml.safe_dump(_mlmodel(manifest, schema, python, created), sort_keys=True),
         "python_env.yaml": yaml.safe_dump(environment, sort_keys=True),
-        "requirements.txt": "".join(f"{name}=={pins[name]}\n" for name in REQUIRED if name in pins) + "mlflow-skinny>=3\n",
+        "requirements.txt": "".join(f"{name}=={pins[name]}\n" for name in REQUIRED if name in pins)
+        + "mlflow-skinny>=3\n",
     }
     return {
         **{name: text.encode() for name, text in texts.items()},

@@ -73,7 +73,9 @@ class OnnxExport(NamedTuple):
     def grid(self) -> Grid:
         "The facts as a table"
         title = f"ONNX: {len(self.content):,} bytes" if self.content else "ONNX: none"
-        return Grid(title, ["what", "value"], [[name, value] for name, value in self.facts.items() if value is not None])
+        return Grid(
+            title, ["what", "value"], [[name, value] for name, value in self.facts.items() if value is not None]
+        )
 
     def _repr_html_(self) -> str:
         return self.grid()._repr_html_()
@@ -90,7 +92,7 @@ def export_onnx(
     "The model in ONNX, if it answers there as it does here"
     if model.schema is None:
         return _without("the model has no input schema")
-    rows = pd.concat([sample(table[model.schema.names]) for table in tables], ignore_index=True)
+    rows = pd.concat([sample(table.loc[:, model.schema.names]) for table in tables], ignore_index=True)
     try:
         content = to_onnx(model.estimator, model.schema)
         with reproducible_threads(rows.size):
@@ -98,7 +100,9 @@ def export_onnx(
     except Unconvertible as error:
         return _without(error.message)
     except Exception as error:  # a model of somebody's own may break a converter in any way; it is served all the same
-        return _without(f"converting failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+        return _without(
+            f"converting failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        )
     reason = _reason(found, tolerance, model.schema)
     facts = {
         "ok": reason is None,

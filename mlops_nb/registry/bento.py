@@ -50,7 +50,10 @@ def meant_version(
     for one in versions:
         if wanted == str(one["version"]) or wanted in one["aliases"]:
             return one
-    choices = [*sorted({alias for one in versions for alias in one["aliases"]}), *(str(one["version"]) for one in versions)]
+    choices = [
+        *sorted({alias for one in versions for alias in one["aliases"]}),
+        *(str(one["version"]) for one in versions),
+    ]
     hint = did_you_mean(wanted, choices).strip() or f"It has {', '.join(choices[:12])}."
     raise UsageError(f"{name} has no version or alias '{wanted}'.", hint, value=wanted)
 
@@ -121,7 +124,11 @@ def version_files(
     "What a server needs of a version, by name"
     folder = registrar.settings.workspace.path / "models" / version["name"] / str(version["version"])
     if (folder / "manifest.json").is_file():
-        return {file.relative_to(folder).as_posix(): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+        return {
+            file.relative_to(folder).as_posix(): file.read_bytes()
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        }
     metrics = {"metric": version["metric"], "metrics": version["metrics"]}
     return {**registrar.package(version["digest"]).served_files(), "metrics.json": canonical_json(metrics)}
 
@@ -179,7 +186,9 @@ def into_store(
     place = store_home() / "bentos" / tag.replace(":", "/")
     if place.is_dir():
         if content_digest(place) != content_digest(bento):
-            message = f"BentoML's store holds another Bento under {tag}: the project's code or its lock was another one."
+            message = (
+                f"BentoML's store holds another Bento under {tag}: the project's code or its lock was another one."
+            )
             raise StorageError(message, f"Delete it with `bentoml delete {tag}`, and package again.", value=tag)
         return
     hidden = make_folder(place.parent) / f".{place.name}.{os.urandom(4).hex()}"
