@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from mlops_nb.notebook.flow import flow, log, note
     from mlops_nb.notebook.parameters import LogRange, Path, Pattern, Range, Secret, Source
     from mlops_nb.notebook.redact import secret
-    from mlops_nb.registry.versions import models
+    from mlops_nb.registry.check import check_gates
+    from mlops_nb.registry.look import approve, models, note_model, reject, tag_model, waive
+    from mlops_nb.registry.promote import promote
+    from mlops_nb.registry.rollback import rollback
+    from mlops_nb.registry.score import safety_score
     from mlops_nb.track.annotate import note_run, star_run, tag_run
     from mlops_nb.track.board import leaderboard
     from mlops_nb.track.compare import compare
@@ -40,6 +44,8 @@ __all__ = [  # the type checker wants the names as text; a test compares them wi
     "Secret",
     "Source",
     "Table",
+    "approve",
+    "check_gates",
     "compare",
     "curves",
     "flow",
@@ -50,11 +56,18 @@ __all__ = [  # the type checker wants the names as text; a test compares them wi
     "log_trial",
     "models",
     "note",
+    "note_model",
     "note_run",
+    "promote",
+    "reject",
+    "rollback",
     "runs",
+    "safety_score",
     "secret",
     "star_run",
+    "tag_model",
     "tag_run",
+    "waive",
 ]
 
 

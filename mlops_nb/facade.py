@@ -44,7 +44,17 @@ PUBLIC = {
     "star_run": "mlops_nb.track.annotate",
     "compare": "mlops_nb.track.compare",
     "lineage": "mlops_nb.track.lineage",
-    "models": "mlops_nb.registry.versions",
+    "card": "mlops_nb.registry.card",
+    "models": "mlops_nb.registry.look",
+    "check_gates": "mlops_nb.registry.check",
+    "promote": "mlops_nb.registry.promote",
+    "rollback": "mlops_nb.registry.rollback",
+    "approve": "mlops_nb.registry.look",
+    "reject": "mlops_nb.registry.look",
+    "waive": "mlops_nb.registry.look",
+    "tag_model": "mlops_nb.registry.look",
+    "note_model": "mlops_nb.registry.look",
+    "safety_score": "mlops_nb.registry.score",
 }
 
 
@@ -56,6 +66,7 @@ def public_name(name: str) -> Any:
 
 # %% ../nbs/facade.ipynb #2f6fc3a3
 LISTENERS = [
+    ("run_preparing", "mlops_nb.model.gate:run_preparing"),
     ("run_started", "mlops_nb.track.mirror:run_started"),
     ("step_environment", "mlops_nb.track.offline:step_environment"),
     ("step_committed", "mlops_nb.track.mirror:step_committed"),

@@ -9,9 +9,15 @@ import pytest
 from support import ROOT, Project
 
 
+def shared_folder(tmp_path_factory) -> Path:
+    """The temporary folder that all test processes share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder
+
+
 @pytest.fixture(scope="session", autouse=True)
 def private_homes(tmp_path_factory):
-    """Stores outside the project (BentoML, Jupyter's signatures) live in a temporary folder."""
+    """What lies outside the project (BentoML, Jupyter's signatures, passphrases) lives in a temporary folder."""
     home = tmp_path_factory.mktemp("homes")
     names = {
         "BENTOML_HOME": "bentoml",
@@ -22,6 +28,8 @@ def private_homes(tmp_path_factory):
     }
     before = {name: os.environ.get(name) for name in names}
     os.environ.update({name: str(home / folder) for name, folder in names.items()})
+    before["XDG_CONFIG_HOME"] = os.environ.get("XDG_CONFIG_HOME")
+    os.environ["XDG_CONFIG_HOME"] = str(shared_folder(tmp_path_factory) / "config")  # all work with the default run
     for name in [name for name in os.environ if name.startswith(("MLOPS_NB_", "WANDB_"))]:
         before[name] = os.environ.pop(name)
     os.environ["BENTOML_DO_NOT_TRACK"] = "True"
@@ -50,9 +58,7 @@ def default_run(tmp_path_factory):
     """The default run of the tabular pipeline, made once for all test processes; copy it to change it."""
     from mlops_nb.core.locks import FileLock
 
-    shared = tmp_path_factory.getbasetemp()
-    if os.environ.get("PYTEST_XDIST_WORKER"):
-        shared = shared.parent
+    shared = shared_folder(tmp_path_factory)
     project = Project(ROOT, shared / "default" / "workspace")
     answer = shared / "default" / "run.json"
     answer.parent.mkdir(exist_ok=True)

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -18,6 +19,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
+REQUIRED = bool(os.environ.get("MLOPS_NB_TEST_REQUIRED"))  # as CI sets it: a program that cannot be had is a failure
+PROGRAMS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlops_nb-tests"
 
 
 @dataclass
@@ -64,6 +67,36 @@ class Project:
         """The same project with a copy of the workspace, to be changed freely."""
         shutil.copytree(self.workspace, folder, symlinks=True)
         return Project(self.folder, folder, self.binaries, self.bento_home or self.workspace.parent / "bentoml")
+
+
+def debian_program(package: str, program: str) -> str:
+    """A program of this machine, else of a package of Debian, unpacked and not installed; skips when it cannot be had."""
+    place = PROGRAMS / package / "usr" / "bin" / program
+    if found := shutil.which(program) or (str(place) if place.exists() else None):
+        return found
+    PROGRAMS.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=PROGRAMS) as folder:
+        why = _unpack(package, Path(folder))
+        with contextlib.suppress(OSError):  # another test process was faster
+            (Path(folder) / "unpacked").rename(PROGRAMS / package)
+    if place.exists():
+        return str(place)
+    reason = f"{program} cannot be had from Debian's package {package}: {why}"
+    pytest.fail(reason) if REQUIRED else pytest.skip(reason)
+
+
+def _unpack(package: str, folder: Path) -> str:
+    """Fetch a package and unpack it into `folder/unpacked`; what went wrong."""
+    if not shutil.which("apt-get") or not shutil.which("dpkg"):
+        return "this is no Debian"
+    fetched = subprocess.run(
+        ["apt-get", "download", package], cwd=folder, capture_output=True, text=True, timeout=120, check=False
+    )
+    files = [*folder.glob("*.deb")]
+    if not files:
+        return (fetched.stderr.strip().splitlines() or ["apt-get download gave nothing"])[-1]
+    done = subprocess.run(["dpkg", "-x", files[0], folder / "unpacked"], capture_output=True, text=True, check=False)
+    return done.stderr.strip()
 
 
 def gives(document: dict) -> dict[str, str]:

@@ -6,6 +6,8 @@ from support import gives, states
 POINTS = [
     "before-register",
     "after-register",
+    "before-version",
+    "after-version",
     "before-alias",
     "after-alias",
     "before-publish",

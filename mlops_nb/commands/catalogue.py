@@ -8,14 +8,15 @@ __all__ = ['PIPELINE', 'RANGE', 'RUN', 'AUTOML', 'PLAN', 'SEARCH', 'LINT', 'PAPE
            'HEADLINE', 'START']
 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #c17d8fa7
+from .catalogue_files import FILES
 from mlops_nb.commands.catalogue_look import (
+    CARD,
     DELETE,
     DIFF,
     EXPORT,
     LEADERBOARD,
     LINEAGE,
     LOGS,
-    MODELS,
     NOTE,
     OPEN,
     REPORT,
@@ -23,6 +24,26 @@ from mlops_nb.commands.catalogue_look import (
     SHOW,
     STAR,
     TAG,
+)
+from mlops_nb.commands.catalogue_registry import (
+    APPROVE,
+    MODELS,
+    NOTE_MODEL,
+    PROMOTE,
+    REJECT,
+    ROLLBACK,
+    TAG_MODEL,
+    WAIVE,
+)
+from mlops_nb.commands.catalogue_trust import (
+    KEYS,
+    KEYS_LIST,
+    KEYS_NEW,
+    KEYS_REVOKE,
+    KEYS_ROTATE,
+    KEYS_TRUST,
+    SIGN,
+    VERIFY,
 )
 from .grammar import Argument, Command, Option, count, positive, span
 
@@ -277,7 +298,7 @@ NEW = Command(
     (
         Option(
             ("--with",),
-            "an optional step: select, which drops columns that are worth no more than chance",
+            "an optional step: select, which drops columns that are worth no more than chance, or mitigate, which treats groups alike",
             "STEP",
             many=True,
         ),
@@ -330,7 +351,7 @@ GC = Command(
 )
 FSCK = Command(
     "fsck",
-    "Verify ledger, objects, attempts, notebooks, models and releases, and say how to mend each fault",
+    "Verify ledger, objects, attempts, notebooks, models, signatures and releases, and say how to mend",
     "Project",
     "mlops_nb.commands.upkeep:fsck",
     (),
@@ -382,8 +403,11 @@ COMMANDS = {
     command.name: command
     for command in (
         *(RUN, PLAN, SEARCH, AUTOML, RERUN, SNAPSHOT, PAPERMILL, LINT),
-        *(RUNS, LEADERBOARD, SHOW, DIFF, LINEAGE, REPORT, LOGS, OPEN, MODELS),
+        *(RUNS, LEADERBOARD, SHOW, DIFF, LINEAGE, REPORT, LOGS, OPEN, MODELS, CARD),
+        *(PROMOTE, ROLLBACK, APPROVE, REJECT, WAIVE, TAG_MODEL, NOTE_MODEL),
         *(SYNC, TAG, NOTE, STAR, EXPORT, DELETE),
+        *FILES,
+        *(SIGN, VERIFY, KEYS, KEYS_LIST, KEYS_NEW, KEYS_TRUST, KEYS_REVOKE, KEYS_ROTATE),
         PACKAGE,
         *(NEW, CONFIG, DOCTOR, GC, FSCK, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
     )

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIMIT', 'OF_PIPELINE', 'WHERE', 'SORT', 'RUNS', 'LEADERBOARD', 'TAG', 'NOTE', 'STAR', 'EXPORT', 'DELETE', 'SHOW',
-           'LOGS', 'OPEN', 'HTML', 'DIFF', 'LINEAGE', 'REPORT', 'MODELS']
+           'LOGS', 'OPEN', 'HTML', 'DIFF', 'LINEAGE', 'REPORT', 'CARD']
 
 # %% ../../nbs/95_cli/02_catalogue_look.ipynb #2ea424b2
 from .grammar import Argument, Command, Option, age, count
@@ -214,12 +214,17 @@ REPORT = Command(
     ),
     (("mlops-nb report latest --open", "look at it"), ("mlops-nb report latest -o run.html", "to send it on")),
 )
-MODELS = Command(
-    "models",
-    "List registered models, their versions, aliases and verdicts",
+CARD = Command(
+    "card",
+    "Tell all that an auditor asks about a model: purpose, data, metrics, fairness, explanation, lineage, approvals",
     "Look",
-    "mlops_nb.commands.look:models",
-    (Argument("NAME", "one model", False, "model"),),
-    (),
-    (("mlops-nb models", "every version"), ("mlops-nb models churn --json", "one model, for a program")),
+    "mlops_nb.commands.card:card",
+    (Argument("NAME", "NAME, NAME:VERSION or NAME:ALIAS; the only model's when left out", False, "model"),),
+    (HTML, Option(("--open",), "open the page in a browser")),
+    (
+        ("mlops-nb card churn", "of the champion, as Markdown"),
+        ("mlops-nb card churn:3 --html card.html", "one file to hand on"),
+        ("mlops-nb card churn --json", "for a program: what is missing, and the text"),
+    ),
+    "What only a person can say stands in the packaging notebook, under Intended use, Limits and Data consent.",
 )

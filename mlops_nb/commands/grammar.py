@@ -252,6 +252,8 @@ def with_subcommand(
     inner = [name.partition(" ")[2] for name in commands if words and name.startswith(f"{words[0]} ")]
     if not inner or len(words) < 2 or words[1].startswith("-"):
         return words
+    if words[1] not in inner and words[0] in commands and commands[words[0]].arguments:
+        return words  # a command that takes words of its own, such as `models churn`
     if words[1] not in inner:
         hint = did_you_mean(words[1], inner).strip() or f"There is {', '.join(inner)}; see mlops-nb {words[0]} -h."
         raise UsageError(f"{words[0]}: there is no '{words[1]}'.", hint, value=words[1])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'MEMBERS', 'ENDED', 'runs', 'find_run', 'find_step', 'cost_words', 'show', 'state_of', 'tell_run',
-           'error_words', 'tell_failure', 'finding_words', 'tell_step', 'models']
+           'error_words', 'tell_failure', 'finding_words', 'tell_step']
 
 # %% ../../nbs/95_cli/20_look.ipynb #65a0efdc
 from collections.abc import Mapping, Sequence
@@ -241,20 +241,3 @@ def tell_step(screen: Terminal, run: Mapping[str, Any], step: Mapping[str, Any])
     _tell_metrics(screen, [step])
     _tell_artifacts(screen, [step], 64)
     tell_failure(screen, step)
-
-# %% ../../nbs/95_cli/20_look.ipynb #99713f95
-def models(values: Any, screen: Terminal) -> Answer:
-    "`mlops-nb models [NAME]`"
-    from mlops_nb.registry.versions import models as registered
-
-    table = registered(values.name)
-    return Answer(table.document(), lambda screen: _tell_models(screen, table))
-
-
-def _tell_models(screen: Terminal, table: Any) -> None:
-    if not table:
-        screen.line(repr(table))
-        return
-    grid = table.grid()
-    screen.line(screen.style(grid.caption, "bold"))
-    screen.table(grid.columns, [[number(cell) for cell in row] for row in grid.rows], right=[1, 4])

@@ -15,8 +15,7 @@ from typing import Any
 from .terminal import Answer, Terminal, duration
 from ..core.errors import UsageError, did_you_mean
 from ..core.settings import Settings, load_settings
-from ..notebook.fork.client import can_fork
-from ..notebook.fork.executor import Executor, ask_server, socket_folder, socket_path, start_shared
+from ..notebook.fork.executor import Executor, ask_server, can_fork, socket_folder, socket_paths, start_shared
 
 # %% ../../nbs/95_cli/11_server.ipynb #cba04d3c
 IDLE = 600.0  # seconds, outside of a project
@@ -64,17 +63,18 @@ def server(values: Any, screen: Terminal) -> Answer:
     settings, folder = _settings(), socket_folder()
     if folder is None or not can_fork():
         raise UsageError("There can be no server on this system.", "Everything works without it, slower.")
-    path = socket_path(folder, settings.workspace.path if settings else Path.home())
+    paths = socket_paths(folder, settings.workspace.path if settings else Path.home())
     if action == "start":
-        start_shared(path, settings.pipeline.idle if settings else IDLE)
-    facts = ask_server(path, ACTIONS[action])
-    document = {"schema": 1, "server": facts, "stopped": action == "stop" and facts is not None}
-    return Answer(document, lambda screen: _tell(screen, facts, document["stopped"]))
+        start_shared(paths[0], settings.pipeline.idle if settings else IDLE)
+    found = [facts for path in paths if (facts := ask_server(path, ACTIONS[action]))]
+    stopped = action == "stop" and bool(found)
+    document = {"schema": 1, "server": found[0] if found else None, "servers": found, "stopped": stopped}
+    return Answer(document, lambda screen: _tell(screen, found, stopped))
 
 
-def _tell(screen: Terminal, facts: dict[str, Any] | None, stopped: bool) -> None:
-    if facts is None:
+def _tell(screen: Terminal, found: list[dict[str, Any]], stopped: bool) -> None:
+    if not found:
         screen.line("no server; the next run starts one")
-        return
-    since, work = duration(time.time() - facts["started"]), f"{facts['running']} running, {facts['served']} served"
-    screen.line(f"{'stopped' if stopped else 'running'}: process {facts['pid']}, for {since}, {work}")
+    for facts in found:
+        since, work = duration(time.time() - facts["started"]), f"{facts['running']} running, {facts['served']} served"
+        screen.line(f"{'stopped' if stopped else 'running'}: process {facts['pid']}, for {since}, {work}")

@@ -42,6 +42,9 @@ def project_files(
     if "select" in more:
         train = f"nbs/pipelines/{name}/40_train.ipynb"
         found[train] = found[train].replace("profile = flow.ingest.profile", "profile = flow.select.profile")
+    for step in ("50_evaluate", "60_package") if "mitigate" in more else ():
+        place = f"nbs/pipelines/{name}/{step}.ipynb"
+        found[place] = found[place].replace("model = flow.train.model", "model = flow.mitigate.model")
     return found
 
 

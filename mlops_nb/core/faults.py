@@ -16,6 +16,8 @@ POINTS = (
     "after-commit",
     "before-register",
     "after-register",
+    "before-version",
+    "after-version",
     "before-alias",
     "after-alias",
     "before-publish",

@@ -83,6 +83,24 @@ class RegistrySection(NamedTuple):
     "[registry]: what happens to a packaged model"
 
     bento_store: Annotated[bool, "Whether registered models are also saved to the BentoML store"] = True
+    recipients: Annotated[str, "Public keys of age for which released models are encrypted; empty is not at all"] = ""
+    allow_pickle: Annotated[bool, "Whether a pickle, which can run anything, may be read into a model"] = False
+    signatures: Annotated[
+        Literal["required", "warn", "off"],
+        "What does not verify by a trusted key: is not served, is served with a warning, or nothing is signed",
+    ] = "required"
+    trusted_keys: Annotated[str, "File of the keys that are trusted; empty is keys/trusted.json in the workspace"] = ""
+    passphrase: Annotated[
+        str,
+        "Reference to what private keys are encrypted under; empty is a file in the user's configuration folder",
+    ] = ""
+    gates: Annotated[str, "What every model has to be true to, with semicolons between: roc_auc >= 0.9; contract"] = ""
+    approvers: Annotated[str, "Who may approve, reject, waive and override: names of users, with commas between"] = ""
+    approvals: Annotated[int, "Approvals that a version needs before it becomes champion", AtLeast(0)] = 0
+    four_eyes: Annotated[bool, "Whether who trained a version may not approve it"] = True
+    card_notebook: Annotated[
+        str, "Notebook with a person's words for the model card, from the root; empty is that of the packaging step"
+    ] = ""
 
 
 class Serving(NamedTuple):
@@ -97,6 +115,11 @@ class Serving(NamedTuple):
         Literal["auto", "skops", "onnx"],
         "skops: scikit-learn's model, onnx: its twin, auto: the twin where scikit-learn or Python is not that of training",
     ] = "auto"
+    decisions: Annotated[
+        Literal["hash", "inputs", "off"],
+        "What is stored of a decision whose reasons were asked for: the inputs' hash, the inputs, or nothing at all",
+    ] = "hash"
+    identity: Annotated[str, "Where the secret key of an encrypted model is: file:PATH, env:NAME, keyring:NAME"] = ""
 
 # %% ../../nbs/00_core/04_settings.ipynb #76a402bf
 SECTIONS: dict[str, Any] = {

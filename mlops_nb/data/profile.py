@@ -151,7 +151,7 @@ def _check_wishes(names: Sequence[str], target: str, exclude: Sequence[str], kee
     "An error for a wish about a column that is not there, or is the target"
     find_columns([target], names, "the target")
     find_columns(exclude, names, "to leave out")
-    find_columns(keep, names, "to keep for the split")
+    find_columns(keep, names, "to keep beside the features")
     for wish, wanted in (("exclude", exclude), ("keep", keep)):
         if target in wanted:
             hint = f"Take it out of ingest.{wish}, or choose another target."
@@ -201,7 +201,7 @@ def ingest(
     task: str = "auto",  # binary, multiclass, regression, or auto: inferred from the target
     positive: str = "",  # the class that counts as positive; empty: by the rule
     exclude: Sequence[str] = (),  # columns to leave out
-    keep: Sequence[str] = (),  # columns for the split alone
+    keep: Sequence[str] = (),  # columns for the split, and to tell groups apart by
 ) -> Ingested:
     "The table to learn from and its profile; raises a UsageError or Refused if there is nothing to learn"
     target = target or loaded.target

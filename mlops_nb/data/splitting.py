@@ -169,6 +169,7 @@ class Split:
     train: pd.DataFrame
     test: pd.DataFrame
     groups: pd.DataFrame  # of the training rows: column `group`, equal where rows must stay together
+    kept: dict[str, pd.DataFrame]  # of the rows of `train` and `test`: the columns that are kept and no features
     summary: dict[str, Any]
     findings: Findings
 
@@ -321,4 +322,6 @@ def split_table(
         "findings": findings.document(),
     }
     groups = pd.DataFrame({"group": splitter.numbers[sides["train"]].astype(np.int64)})
-    return Split(parts["train"], parts["test"], groups, facts, findings)
+    aside = table.loc[:, [name for name in profile.get("kept", ()) if name in table.columns]]
+    kept = {name: aside[rows].reset_index(drop=True) for name, rows in sides.items()}
+    return Split(parts["train"], parts["test"], groups, kept, facts, findings)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from .artifact import final_estimator
 from .combinations import Combinations
-from .onnx_columns import TYPES, Unconvertible, combined, feed, features
+from .onnx_columns import TYPES, Unconvertible, combined, features, feed
 from .onnx_graph import Graph
 from .onnx_trees import boosting, forest, two_classes
 from .own import OwnColumns
@@ -120,12 +120,12 @@ class OnnxModel:
         content: bytes,  # from `to_onnx`
         schema: InputSchema,
     ):
-        import onnxruntime
+        from onnxruntime import InferenceSession, SessionOptions
 
-        options: Any = onnxruntime.SessionOptions()  # pyright: ignore[reportAttributeAccessIssue]
+        options = SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self.session = InferenceSession(content, options, providers=["CPUExecutionProvider"])
         used = {column.name for column in self.session.get_inputs()}
         self.kinds: dict[str, str] = {name: kind for name, kind in schema.kinds.items() if name in used}
         if schema.task != "regression":

@@ -175,12 +175,12 @@ def fit(
     return _fit(make_pipeline(inputs, target, kinds, task, model, **settings), inputs, target)
 
 
-def _fit(estimator: Any, inputs: pd.DataFrame, target: np.ndarray) -> Any:
+def _fit(estimator: Any, inputs: pd.DataFrame, target: np.ndarray, **more: np.ndarray) -> Any:
     with reproducible_threads(inputs.size), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class")  # rarer than the encoder's folds
         warnings.filterwarnings("ignore", message="Number of classes in training fold")  # of a stack
         warnings.filterwarnings("ignore", category=ConvergenceWarning)  # `fit_notes` says it in one sentence
-        estimator.fit(inputs, target)
+        estimator.fit(inputs, target, **more)
     for member in members(estimator).values():
         if hasattr(final_estimator(member), "_bin_mapper"):
             final_estimator(member)._bin_mapper.n_threads = None  # boosting keeps how many threads fitted it
@@ -195,6 +195,7 @@ def refit(
     inputs: pd.DataFrame,
     target: np.ndarray,
     task: Task,
+    weights: np.ndarray | None = None,  # of the rows; not for ensembles
 ) -> Any:
     "A clone, fitted to these rows"
     fresh: Any = clone(estimator)
@@ -208,7 +209,8 @@ def refit(
         for name, value in member.get_params().items() if task == "multiclass" else ():
             if name.endswith(MEANS) and value != "auto":
                 member.set_params(**{name: target_type(task, classes)})
-    return _fit(fresh, inputs, target.astype(np.float64 if task == "regression" else np.str_))
+    more = {} if weights is None else {"estimator__sample_weight": weights}
+    return _fit(fresh, inputs, target.astype(np.float64 if task == "regression" else np.str_), **more)
 
 # %% ../../nbs/50_model/05_train.ipynb #8bf61c2a
 def fit_facts(

@@ -18,7 +18,7 @@ from papermill.log import logger
 from ..core.errors import UsageError
 from .client import OrdinaryClient, StepClient
 from .folder import private_folder
-from .fork.client import can_fork
+from .fork.executor import can_fork
 from .redact import Redactor, environment_secrets
 from .saving import Progress, Saver, StepManager
 

@@ -205,16 +205,31 @@ def _take(run: Run, name: str, heard: Heard) -> None:
     take_outcome(run, name, Outcome(time.monotonic() - run.working[name].since, why, {}, [], {}))
 
 
-def _complete(run: Run) -> None:
-    "Everything is there: let the registry do its part, then the run is good"
+def _complete(run: Run) -> int:
+    "Everything is there: let the registry do its part, then the run is good, or refused by a gate; the exit code"
     facts = {"run": run.document, "settings": run.settings, "ledger": run.ledger}
     answers = [] if run.plan.origin else hooks.emit("run_completing", **facts)  # its models are registered already
     run.document["models"] = [model for answer in answers for model in answer or ()]
+    refusal = _refusal(run)
+    status = "refused" if refusal else "ok"
     with run.interruption.shield():
         run.closed = True
-        run.document |= {"status": "ok", "seconds": round(time.monotonic() - run.started, 3)}
-        run.ledger.end_run(run.id, "ok")
+        run.document |= {"status": status, "error": refusal, "seconds": round(time.monotonic() - run.started, 3)}
+        run.ledger.end_run(run.id, status, refusal)
         keep_records(run)
+    return 3 if refusal else 0
+
+
+def _refusal(run: Run) -> dict[str, Any] | None:
+    "Why a model that the run or one of its children gave may not become what it was made for"
+    own = [model["refused"] for model in run.document["models"] if model.get("refused")]
+    children = [child.document["error"] for child in run.members[1:] if run is run.members[0] and _is_gated(child)]
+    return next(iter([*own, *children]), None)
+
+
+def _is_gated(child: Run) -> bool:
+    "Whether all of a child's steps are there and its model was refused"
+    return child.document["status"] == "refused" and child.ended is None
 
 
 # others: failed, 1
@@ -263,7 +278,8 @@ def _attend(run: Run) -> int:
 def _finish(run: Run) -> int:
     "Enter how a run ended whose steps were gone through; the exit code"
     supply = run.shared.supply
-    bad = next((child for child in run.members[1:] if child.document["status"] != "ok" and not supply), None)
+    closed = [child for child in run.members[1:] if child.document["status"] != "ok" and not _is_gated(child)]
+    bad = next((child for child in closed if not supply), None)
     if run.ended:
         status, code = ENDS.get(run.ended.error["type"], ("failed", 1))
         close(run, status, None, f"{run.ended.step} {'refused' if status == 'refused' else 'failed'}")
@@ -274,8 +290,7 @@ def _finish(run: Run) -> int:
     if bad:
         close(run, "failed", bad.document["error"], f"run {bad.id} {bad.document['status']}")
         return 1
-    _complete(run)
-    return 0
+    return _complete(run)
 
 
 def run_pipeline(

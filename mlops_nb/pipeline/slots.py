@@ -14,7 +14,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
-from ..notebook.fork.client import can_fork
+from ..notebook.fork.executor import can_fork
 from .statcache import keep_json, kept_json
 
 # %% ../../nbs/30_pipeline/17_slots.ipynb #b8fed2ba

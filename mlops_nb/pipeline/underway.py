@@ -16,8 +16,7 @@ from ..core.ledger import Ledger
 from ..core.ledger.leases import Lease
 from ..core.registry import hooks
 from ..core.settings import Settings
-from ..notebook.fork.client import can_fork
-from ..notebook.fork.executor import Executor, executor_for
+from ..notebook.fork.executor import Executor, can_fork, executor_for
 from ..notebook.redact import Redactor
 from .attempt import Attempt, redactor_for
 from .documents import new_run_id, run_document

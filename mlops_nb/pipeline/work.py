@@ -13,6 +13,7 @@ from typing import Any
 from ..core.errors import Interrupted, MlopsError, UsageError
 from ..core.faults import point
 from ..core.ledger.leases import Lease
+from ..core.registry import hooks
 from ..notebook.source import read_step
 from .attempt import Attempt, Outcome, can_pass, clean_logs, try_step
 from .costs import check_costs, factors_of
@@ -55,6 +56,8 @@ def prepare(run: Run, strict: bool, command: Sequence[str]) -> None:
     clean_logs(run.settings, run.shared.lost, run.redactor)
     _warn_unexported(run, strict)
     check_costs(run.settings)
+    if not run.plan.origin:
+        hooks.emit("run_preparing", run=run.document, settings=run.settings)  # upper rooms refuse what they cannot read
     run.plan.planner.fingerprints.save()
     origin = run.plan.origin
     sources, git = _store_sources(run), origin.git if origin else git_state(run.settings.project)

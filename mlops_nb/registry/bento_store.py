@@ -9,12 +9,14 @@ __all__ = ['CARD', 'bento_name', 'bento_version', 'model_folder', 'store_home', 
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from ..core.errors import StorageError
 from ..core.files import atomic_write, sync_folder
 from ..core.hashing import sha256_bytes, sha256_file
+from .encryption import NOTE, SUFFIX
 
 # %% ../../nbs/60_registry/04_bento_store.ipynb #1d8d8ece
 def bento_name(
@@ -51,22 +53,22 @@ CARD = "model.yaml"  # BentoML's own file about a model
 
 def compare(
     folder: Path,  # where the store keeps the version
-    hashes: dict[str, str],  # name of each file -> sha256
+    hashes: Mapping[str, str | None],  # name of each file -> sha256; None: whatever it is
     hash_of: Any = sha256_file,  # function of a path
 ) -> Literal["absent", "incomplete", "equal"]:
     "What the store has of a version; a `StorageError` when it has something else under its tag"
     if not folder.is_dir():
         return "absent"
     present = [name for name in hashes if (folder / name).is_file()]
-    changed = [name for name in present if hash_of(folder / name) != hashes[name]]
+    changed = [name for name in present if hashes[name] not in (None, hash_of(folder / name))]
     complete = len(present) == len(hashes) and (folder / CARD).is_file()
-    if changed and complete:
+    if complete and (altered := [name for name in changed if name != NOTE and not name.endswith(SUFFIX)]):
         tag = f"{folder.parent.name}:{folder.name}"
-        message = f"The BentoML store holds another {changed[0]} under {tag} than was registered."
+        message = f"The BentoML store holds another {altered[0]} under {tag} than was registered."
         raise StorageError(
             message, f"Delete it with `bentoml models delete {tag}` and run the pipeline again.", value=tag
         )
-    return "equal" if complete else "incomplete"
+    return "equal" if complete and not changed else "incomplete"
 
 # %% ../../nbs/60_registry/04_bento_store.ipynb #0dc56d07
 def save_model(

@@ -116,7 +116,7 @@ def _notebooks(settings: Settings, reach: Reach) -> tuple[list[Path], list[Path]
 
 def _temporaries(workspace: Path) -> Iterator[Path]:
     "What processes that were killed left unfinished; nobody else writes now"
-    for folder in ("attempts", "runs", "objects", "scratch", "releases", "cache"):
+    for folder in ("attempts", "runs", "objects", "scratch", "releases", "models", "keys", "cache"):
         yield from (workspace / folder).glob("**/.*.tmp")
     yield from (path for path in (workspace / "cache").glob(".*.json.*") if path.suffix != ".tmp")
     yield from (path for path in (workspace / "tmp").glob("*") if path.name.startswith(("tmp", "rebuild-", "doctor-")))

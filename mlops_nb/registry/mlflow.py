@@ -42,10 +42,10 @@ def code_files(
     assert found is not None and found.origin is not None, "this package is importable: it runs"
     own = Path(found.origin).resolve().parent
     rooms = [file for room in ROOMS for file in _sources(own / room)]
-    files = {file: own.parent for file in (own / "__init__.py", own / "facade.py", *rooms)}
+    files = dict.fromkeys((own / "__init__.py", own / "facade.py", *rooms), own.parent)
     for package in packages:
         if (project / package).is_dir() and (project / package).resolve() != own:
-            files |= {file: project for file in _sources(project / package)}
+            files |= dict.fromkeys(_sources(project / package), project)
     return {file.relative_to(root).as_posix(): file.read_bytes() for file, root in files.items()}
 
 # %% ../../nbs/60_registry/64_mlflow.ipynb #7727ddd4

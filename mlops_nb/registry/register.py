@@ -8,24 +8,36 @@ __all__ = ['ATTEMPTS', 'REQUIREMENTS', 'warn', 'Registrar', 'register', 'save_co
 
 # %% ../../nbs/60_registry/07_register.ipynb #e2965488
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import Busy, MlopsError
+from ..core.errors import Busy, MlopsError, StorageError
 from ..core.faults import point
 from ..core.files import atomic_write, make_folder
-from ..core.hashing import canonical_json, sha256_bytes, sha256_file
+from ..core.hashing import sha256_bytes, sha256_file
 from ..core.locks import FileLock
 from ..core.settings import Settings
 from ..core.store import Store
 from ..pipeline.statcache import StatCache
+from .approvals import read_approvals
 from .bento_store import compare, model_folder, save_model
 from .champion import Contender, Verdict, first_version, judge
+from .check import check_version, importable, predictions, read_artifact
+from mlops_nb.registry.encryption import (
+    chosen_recipients,
+    encrypt_files,
+    encrypted_hashes,
+    plain_versions,
+    recipients_of,
+)
+from .folder import save_version, signature_over
+from .gates import GateReport
+from .keys import trusted_keys
 from .packages import PackageFile
-from .releases import Arm, Document, is_current, publish
+from .releases import Arm, Document, Release, generations, is_current, publish
+from .verify import signature_state
 from .versions import CHAMPION, KEPT, verdict_of
 
 # %% ../../nbs/60_registry/07_register.ipynb #aee4a8f3
@@ -78,12 +90,14 @@ class Registrar:
     ) -> dict[str, Any]:
         "Register, compare and release one package; the model as the run's document has it"
         name, version = register(self, digest)
+        save_version(self, name, version)
         save_copy(self, name, version, digest)
-        decide(self, name, version)
+        refused = decide(self, name, version)
         release_champion(self, name)
         self.hashes.save()
         aliases = self.version_of(name, version)["aliases"]
-        return {"name": name, "version": version, "digest": digest, "aliases": aliases}
+        model = {"name": name, "version": version, "digest": digest, "aliases": aliases}
+        return model | {"refused": refused.refusal().document()} if refused else model
 
 # %% ../../nbs/60_registry/07_register.ipynb #38dd7f95
 def register(
@@ -122,14 +136,17 @@ def save_copy(
     if not registrar.settings.registry.bento_store:
         return
     package = registrar.package(digest)
+    recipients = chosen_recipients(registrar.settings, registrar.ledger, name)
     hashes = registrar.hashes.get(package.path, "served", lambda _: _hashes(package.served_files()))
-    if compare(model_folder(name, version, digest), hashes, registrar.hash_of) == "equal":
+    expected = encrypted_hashes(hashes, recipients) if recipients else hashes
+    if compare(model_folder(name, version, digest), expected, registrar.hash_of) == "equal":
         return
     manifest = package.manifest
     labels = {"project": registrar.settings.name, "task": manifest["task"], "run": registrar.run["run"]}
     metadata = {"digest": digest, "metric": manifest["metric"], "metrics": manifest["metrics"]}
+    files = encrypt_files(package.served_files(), recipients) if recipients else package.served_files()
     try:
-        save_model(name, version, digest, package.served_files(), labels, metadata)
+        save_model(name, version, digest, files, labels, metadata)
     except MlopsError:
         raise
     except Exception as error:
@@ -147,18 +164,37 @@ def decide(
     registrar: Registrar,
     name: str,
     version: int,
-) -> None:
-    "See to it that the champion rule has been applied to a version"
+) -> GateReport | None:
+    "See to it that the champion rule has been applied to a version; its gates, where they refused it"
     for attempt in range(1, ATTEMPTS + 1):
-        if verdict_of(registrar.ledger, name, version):
-            return
+        known = verdict_of(registrar.ledger, name, version)
+        if known and not known["evidence"].get("refused"):
+            return None
+        report = check_version(registrar.settings, registrar.ledger, registrar.version_of(name, version))
         standing = registrar.ledger.alias(name, CHAMPION)
-        verdict = _judge(registrar, name, version, standing)
+        verdict = _judge_gated(registrar, name, version, standing, report)
         try:
-            return _record(registrar.ledger, name, version, standing, verdict)
+            if known is None or known["reason"] != verdict.reason:
+                _record(registrar.ledger, name, version, standing, verdict)
+            return None if report.passed else report
         except Busy:
             if attempt == ATTEMPTS:
                 raise
+    return None
+
+
+def _judge_gated(registrar: Registrar, name: str, version: int, standing: int | None, report: GateReport) -> Verdict:
+    "The verdict on a version: by its gates, then by the rule, then by whoever has to approve it"
+    evidence = {"gates": report.document()} if len(report) else {}
+    if not report.passed:
+        evidence |= {"candidate": version, "champion": standing, "refused": True}
+        return Verdict(False, report.refusal().message.rstrip("."), evidence)
+    verdict = _judge(registrar, name, version, standing)
+    approvals = read_approvals(registrar.settings, registrar.ledger, registrar.version_of(name, version))
+    if verdict.moves and not approvals.enough:
+        waits = f"{verdict.reason}, and {approvals.missing(f'{name}:{version}')}"
+        return Verdict(False, waits, verdict.evidence | evidence)
+    return verdict._replace(evidence=verdict.evidence | evidence)
 
 
 def _record(ledger: "Ledger", name: str, version: int, standing: int | None, verdict: Verdict) -> None:
@@ -177,30 +213,13 @@ def _judge(registrar: Registrar, name: str, version: int, standing: int | None) 
         Contender(number, registrar.package(registrar.version_of(name, number)["digest"]))
         for number in (version, standing)
     )
-    with _importable(registrar.settings.project):
+    with importable(registrar.settings.project):
         return judge(candidate, champion, _holdout_reader(registrar, candidate), score_model)
 
 
-@contextmanager
-def _importable(project: Path) -> Iterator[None]:
-    "Models may hold functions of the project's package, which steps import from the project's folder"
-    sys.path.insert(0, str(project))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(project))
-
-
 def _holdout_reader(registrar: Registrar, candidate: Contender) -> Callable[[], "pd.DataFrame | None"]:
-    def read() -> "pd.DataFrame | None":
-        from mlops_nb.core.serializers import serializers
-
-        artifact = registrar.ledger.artifacts(registrar.run["run"]).get(candidate.package.manifest["holdout"])
-        if artifact is None:
-            return None
-        return serializers[artifact["type"]].read(registrar.store.path(artifact["sha256"]), artifact["meta"])
-
-    return read
+    name = candidate.package.manifest["holdout"]
+    return lambda: read_artifact(registrar.ledger, registrar.store, registrar.run["run"], name)
 
 
 def score_model(
@@ -208,52 +227,108 @@ def score_model(
     rows: "pd.DataFrame",  # target included
 ) -> float | None:
     "The ranking metric of a package's model on rows; None when these rows do not define it"
-    from mlops_nb.model.evaluation import predict_rows, score
+    from mlops_nb.model.scores import score
 
-    schema = package.schema
-    names = [feature["name"] for feature in schema["features"]]
-    table = rows.loc[:, [*names, schema["target"]]]
-    found = predict_rows(package.load_model(), table, schema["target"], schema["task"], schema.get("positive"))
-    return score(found).get(package.manifest["metric"])
+    return score(predictions(package, rows)).get(package.manifest["metric"])
 
 # %% ../../nbs/60_registry/07_register.ipynb #7ab74da4
 def release_champion(
     registrar: Registrar,
     name: str,
+    hurry: bool = False,  # leave requirements.txt as it is, which takes longer to write than all else
 ) -> None:
-    "See to it that the champion of a model is released"
-    if _is_released(registrar, name):
+    "See to it that the champion of a model is released, encrypted for whom it is to be"
+    if registrar.ledger.alias(name, CHAMPION) is None:
         return
-    with FileLock(make_folder(registrar.releases) / ".lock"):
-        document, contents = _champion_release(registrar, name)
-        generation = registrar.ledger.add_release(name, document.digest(), document.content())
-        point("before-publish")
-        write_requirements(registrar, json.loads(contents[f"{document.arms[0].folder}/manifest.json"]))
-        publish(registrar.releases, document._replace(generation=generation), contents)
-        point("after-publish")
+    recipients = chosen_recipients(registrar.settings, registrar.ledger, name)
+    if not _is_released(registrar, name, recipients):
+        with FileLock(make_folder(registrar.releases) / ".lock"):
+            _publish(registrar, name, recipients, hurry)
+    for plain in plain_versions(registrar.releases / name) if recipients else ():
+        shutil.rmtree(registrar.releases / name / plain)
 
 
-def _is_released(registrar: Registrar, name: str) -> bool:
+def _publish(registrar: Registrar, name: str, recipients: tuple[str, ...], hurry: bool) -> None:
+    document, contents = _champion_release(registrar, name, recipients)
+    generation = registrar.ledger.add_release(name, document.digest(), document.content())
+    point("before-publish")
+    if not hurry or not (registrar.releases / REQUIREMENTS).is_file():
+        manifest = json.loads(contents[f"{document.arms[0].folder}/manifest.json"])
+        write_requirements(registrar, manifest, ["pyrage"] if recipients else [])
+    publish(registrar.releases, document._replace(generation=generation), contents)
+    point("after-publish")
+
+
+def _is_released(registrar: Registrar, name: str, recipients: tuple[str, ...]) -> bool:
     newest = registrar.ledger.releases(name)[:1]
     standing = registrar.ledger.alias(name, CHAMPION)
     if not newest or standing not in [arm["version"] for arm in newest[0]["document"]["arms"]]:
         return False
     document = Document.parse(newest[0]["document"])._replace(generation=newest[0]["generation"])
-    complete = (registrar.releases / REQUIREMENTS).is_file()
+    complete = (registrar.releases / REQUIREMENTS).is_file() and _holds_version(registrar, name, document, recipients)
     return complete and is_current(registrar.releases, document, registrar.hash_of)
 
 
-def _champion_release(registrar: Registrar, name: str) -> tuple[Document, dict[str, bytes]]:
+def _holds_version(registrar: Registrar, name: str, document: Document, recipients: tuple[str, ...]) -> bool:
+    "Whether a release has the champion's folder, as it is signed today and encrypted for whom it is to be"
     standing = registrar.ledger.alias(name, CHAMPION)
     assert standing is not None, f"{name} has versions and no champion"
-    package = registrar.package(registrar.version_of(name, standing)["digest"])
-    folder = f"versions/{standing}"
-    manifest = package.manifest
-    metrics = canonical_json({"metric": manifest["metric"], "metrics": manifest["metrics"]})
-    contents = {f"{folder}/{file}": data for file, data in package.served_files().items()}
-    contents[f"{folder}/metrics.json"] = metrics
-    arms = (Arm(standing, package.digest, 1.0, folder),)
-    return Document(name, manifest["task"], arms, _hashes(contents)), contents
+    folder, place = save_version(registrar, name, standing), f"versions/{standing}"
+    here = {path.name: registrar.hash_of(path) for path in folder.iterdir()}
+    known = encrypted_hashes(here, recipients) if recipients else here
+    expected = {f"{place}/{file}": digest for file, digest in known.items() if digest}
+    if not expected.items() <= document.files.items():
+        return False
+    return not recipients or _signed_alike(registrar, folder, registrar.releases / name / document.folder() / place)
+
+
+def _signed_alike(registrar: Registrar, folder: Path, encrypted: Path) -> bool:
+    trusted = trusted_keys(registrar.settings)
+    states = [signature_state(place, trusted, registrar.hash_of) for place in (folder, encrypted)]
+    return states[0] == states[1]
+
+
+def _champion_release(
+    registrar: Registrar, name: str, recipients: tuple[str, ...]
+) -> tuple[Document, dict[str, bytes]]:
+    standing = registrar.ledger.alias(name, CHAMPION)
+    assert standing is not None, f"{name} has versions and no champion"
+    version = registrar.version_of(name, standing)
+    try:
+        return _release_of(registrar, version, recipients)
+    except StorageError:
+        if kept := _kept_release(registrar.releases / name, standing, version["digest"], recipients):
+            return kept
+        raise
+
+
+def _kept_release(
+    folder: Path, version: int, digest: str, recipients: tuple[str, ...]
+) -> tuple[Document, dict[str, bytes]] | None:
+    "An earlier release of the same version, whole: it is there even where the package is not any more"
+    for place in sorted(generations(folder), reverse=True) if folder.is_dir() else ():
+        try:
+            release = Release(folder / place)
+            document = release.document._replace(generation=0)
+            alike = [(arm.version, arm.digest) for arm in document.arms] == [(version, digest)]
+            if alike and recipients_of(release.folder / document.arms[0].folder) == recipients:
+                return document, {name: release.read(name) for name in document.files}
+        except StorageError as error:
+            warn(error.message)
+    return None
+
+
+def _release_of(
+    registrar: Registrar, version: dict[str, Any], recipients: tuple[str, ...]
+) -> tuple[Document, dict[str, bytes]]:
+    number, folder = version["version"], f"versions/{version['version']}"
+    files = {path.name: path.read_bytes() for path in save_version(registrar, version["name"], number).iterdir()}
+    if recipients:
+        files = encrypt_files(files, recipients)
+        files |= signature_over(registrar, version, _hashes(files))
+    contents = {f"{folder}/{file}": data for file, data in files.items()}
+    arms = (Arm(number, version["digest"], 1.0, folder),)
+    return Document(version["name"], version["task"], arms, _hashes(contents)), contents
 
 
 REQUIREMENTS = "requirements.txt"
@@ -262,12 +337,13 @@ REQUIREMENTS = "requirements.txt"
 def write_requirements(
     registrar: Registrar,
     manifest: dict[str, Any],  # of the package that is released
+    besides: Sequence[str] = (),  # further distributions
 ) -> None:
     "Write the exact versions that a server installs"
     from mlops_nb.registry.requirements import requirements
 
     try:
-        text = requirements(registrar.settings.project, manifest.get("requirements", {}))
+        text = requirements(registrar.settings.project, [*manifest.get("requirements", {}), *besides])
         atomic_write(registrar.releases / REQUIREMENTS, text)
     except MlopsError as error:
         warn(f"requirements.txt for serving could not be written: {error}")

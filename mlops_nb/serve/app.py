@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from .decisions import DecisionLog, asked_reasons, check_rows
 from .meter import Meter
 from .openapi import POLICY, SCRIPT, openapi, page
 from .problem import PROBLEM_JSON, Problem
@@ -44,6 +45,10 @@ class Predictor(Protocol):
 
     def predict(self, records: Records) -> list[dict[str, Any]]:
         "One prediction for each record"
+        ...
+
+    def explain(self, records: Records, most: int) -> list[dict[str, Any]]:
+        "The same, each with its strongest reasons"
         ...
 
 # %% ../../nbs/70_serve/07_app.ipynb #2b593c30
@@ -164,8 +169,9 @@ class App:
         predictor: Predictor | None = None,  # None: not ready until one is set
         max_body: int = 1_048_576,  # bytes of a request's body
         threads: int = 4,  # that predict at once
+        decisions: DecisionLog | None = None,  # where explained decisions are stored; None: nowhere
     ):
-        self.behind, self.max_body = behind, max_body
+        self.behind, self.max_body, self.decisions = behind, max_body, decisions
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="predict")
         self.predictor: Predictor | None = None
         self.routes: dict[str, tuple[str, Callable[..., Any]]] = {
@@ -208,7 +214,10 @@ class App:
     async def answer(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, name: str) -> Answer:
         "The answer to one request; errors are answers, too"
         try:
-            return await self.find(scope["path"], scope["method"])(headers, receive, name)
+            handler = self.find(scope["path"], scope["method"])
+            if scope["path"] == "/predict" and scope.get("query_string"):
+                return await self.predict(headers, receive, name, scope["query_string"])
+            return await handler(headers, receive, name)
         except Problem as problem:
             return as_problem(problem, name)
         except Gone:
@@ -232,16 +241,34 @@ class App:
             raise Problem(503, "The model is not loaded yet.", headers=((b"retry-after", b"1"),))
         return self.predictor
 
-    async def predict(self, headers: dict[bytes, bytes], receive: Receive, name: str) -> Answer:
-        "POST /predict"
+    async def predict(self, headers: dict[bytes, bytes], receive: Receive, name: str, query: bytes = b"") -> Answer:
+        "POST /predict, with `?explain=3` for reasons"
         predictor = self.loaded()
+        most = asked_reasons(query, len(predictor.schema["features"])) if query else 0
         check_media(headers)
         body = await read_body(headers, receive, self.max_body)
-        work = self.pool.submit(_predict, predictor, body)
+        work = (
+            self.pool.submit(self._explain, body, most, name) if most else self.pool.submit(_predict, predictor, body)
+        )
         records, predictions = await asyncio.wrap_future(work)
         self.meter.predicted(records.rows)
         who = {"model": predictor.model, "version": predictor.version, "request_id": name}
         return as_json({**predictions[0], **who} if records.single else {"predictions": predictions, **who})
+
+    def _explain(self, body: bytes, most: int, name: str) -> tuple[Records, list[dict[str, Any]]]:
+        predictor = self.loaded()
+        records = predictor.reader.read(body)
+        check_rows(records.rows)
+        answers = predictor.explain(records, most)
+        if self.decisions:
+            who = {
+                "model": predictor.model,
+                "version": predictor.version,
+                "digest": predictor.digest,
+                "request_id": name,
+            }
+            self.decisions.add(who, records, answers)
+        return records, answers
 
     async def schema(self, headers: dict[bytes, bytes], receive: Receive, name: str) -> Answer:
         "GET /schema"

@@ -10,17 +10,25 @@ __all__ = ['BY_PROBABILITY', 'Format', 'UNSAFE', 'logger', 'predicts_by_probabil
 import json
 import logging
 import sys
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from math import isfinite
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..core.errors import StorageError, UsageError
+from ..core.errors import MlopsError, StorageError, UsageError
 from ..model.archive import load_estimator
 from ..model.onnx import OnnxModel
 from ..model.schema import InputSchema, frame_from_columns
+from ..registry.encryption import SUFFIX, read_plain
 from ..registry.releases import Arm, Release
+from ..registry.verify import Verified
+from .problem import Problem
 from .requests import Records, RequestReader
+
+if TYPE_CHECKING:
+    from mlops_nb.model.shapley import Explainer
 
 # %% ../../nbs/70_serve/06_predictor.ipynb #ea613185
 BY_PROBABILITY = (
@@ -137,17 +145,21 @@ class ReleasedModel:
         self,
         release: Release,  # its files are compared with their hashes as they are read
         max_rows: int = 10_000,  # records that one request may carry
+        verified: Verified | None = None,  # the version's folder, when its signature was verified
         wanted: Format = "auto",  # `[serving] format`
+        identity: str = "",  # where the secret key of an encrypted model is
+        project: Path = Path(),  # where a relative path in `identity` begins
     ):
+        self._key = (identity, project)
         self._arm = release.document.arms[0]
-        self._release = release
+        self._release, self._verified = release, verified
         self.model, self.generation = release.document.model, release.document.generation
         self.version, self.digest = self._arm.version, self._arm.digest
-        self.manifest = self._json("manifest.json")
-        self.inputs = InputSchema.parse(self._json("schema.json"))
+        self.manifest = json.loads(self._read("manifest.json"))
+        self.inputs = InputSchema.parse(json.loads(self._read("schema.json")))
         self.schema = self.inputs.document()
         self.reader = RequestReader(self.schema, max_rows)
-        self.examples = self._json("examples.json") or [typical_record(self.schema)]
+        self.examples = json.loads(self._read("examples.json")) or [typical_record(self.schema)]
         self.example = as_sent(self.schema, self.examples[0])
         self.format, self.estimator = self._load(wanted)
         self._check_examples()
@@ -155,8 +167,9 @@ class ReleasedModel:
     def __repr__(self) -> str:
         return f"{self.model} version {self.version} ({self.schema['task']}), generation {self.generation}"
 
-    def _json(self, name: str) -> Any:
-        return json.loads(self._release.read(f"{self._arm.folder}/{name}"))
+    def _read(self, name: str) -> bytes:
+        "A file of the version: what was signed, where a signature was verified"
+        return self._verified.read(name) if self._verified else self._release.read(f"{self._arm.folder}/{name}")
 
     def _load(self, wanted: Format) -> tuple[str, Any]:
         different = changes_since(self.manifest)
@@ -167,11 +180,16 @@ class ReleasedModel:
                 raise UsageError(f"[serving] format is onnx, and {name} cannot be loaded as such: {reason}.", hint)
             if different:
                 logger.info("%s is served by ONNX, as it was trained with other libraries: %s", name, trained)
-            return "onnx", OnnxModel(self._release.read(f"{self._arm.folder}/model.onnx"), self.inputs)
+            return "onnx", OnnxModel(self._plain("model.onnx"), self.inputs)
         if different:
             logger.warning("%s was trained with other libraries: %s", name, trained)
-        content = self._release.read(f"{self._arm.folder}/model.skops")
-        return "skops", load_estimator(content, self.manifest["packages"])
+        return "skops", load_estimator(self._plain("model.skops"), self.manifest["packages"])
+
+    def _plain(self, name: str) -> bytes:
+        "A file of the version, decrypted in memory if it is encrypted"
+        folder = f"{self._arm.folder}/"
+        names = [path.removeprefix(folder) for path in self._release.document.files if path.startswith(folder)]
+        return read_plain(self._read, names, name, *self._key)
 
     def predict(
         self,
@@ -186,6 +204,35 @@ class ReleasedModel:
                 raise ValueError(f"the model answered with {answer}, which is no finite number")
         return answers
 
+    @cached_property
+    def explainer(self) -> "Explainer":
+        "Made when reasons are first asked for; a `Problem` when the version has no background rows"
+        from mlops_nb.model.background import Background
+        from mlops_nb.model.shapley import Explainer
+
+        names = [f"{self._arm.folder}/background.json{suffix}" for suffix in ("", SUFFIX)]
+        if not any(name in self._release.document.files for name in names):
+            what = (
+                f"Version {self.version} of {self.model} was packaged without background rows, so it gives no reasons."
+            )
+            raise Problem(422, f"{what} Ask without explain, or package it with background=50.")
+        return Explainer(self.estimator, Background.parse(self._plain("background.json"), self.inputs), self.inputs)
+
+    def explain(
+        self,
+        records: Records,
+        most: int,  # reasons of each
+    ) -> list[dict[str, Any]]:
+        "One prediction for each record, with its strongest reasons"
+        from mlops_nb.model.reasons import explain_records
+
+        answers = self.predict(records)
+        told = explain_records(self.explainer, frame_from_columns(self.inputs, records.columns), most)
+        return [
+            {**answer, "reasons": one.pop("reasons"), "explained": one}
+            for answer, one in zip(answers, told, strict=True)
+        ]
+
     def _check_examples(self) -> None:
         self.predict(self.reader.read(json.dumps(self.examples).encode()))
 
@@ -193,12 +240,15 @@ class ReleasedModel:
 def load_model(
     release: Release,
     max_rows: int = 10_000,  # records that one request may carry
+    verified: Verified | None = None,  # the version's folder, when its signature was verified
     wanted: Format = "auto",  # `[serving] format`
+    identity: str = "",  # where the secret key of an encrypted model is
+    project: Path = Path(),  # where a relative path in `identity` begins
 ) -> ReleasedModel:
     "The model of a release, ready to be asked; a `StorageError` says why it cannot be"
     try:
-        return ReleasedModel(release, max_rows, wanted)
-    except (StorageError, UsageError):
+        return ReleasedModel(release, max_rows, verified, wanted, identity, project)
+    except MlopsError:
         raise
     except Exception as error:
         arm: Arm = release.document.arms[0]

@@ -31,7 +31,9 @@ from ..core.errors import MlopsError
 from ..core.settings import Settings, find_project, load_settings
 from ..registry.bento_store import bento_name
 from ..registry.releases import Release, choose_model, read_release, released_models
+from ..registry.verify import NotVerified, verify_arm
 from .app import App, Application
+from .decisions import DecisionLog
 from .meter import SHARED
 from .openapi import openapi
 from .predictor import ReleasedModel, as_sent, load_model, typical_record
@@ -58,7 +60,9 @@ def find_release() -> tuple[Settings, Release]:
     try:
         settings = load_settings(project := find_project(), environment_of(project))
         releases = settings.workspace.path / "releases"
-        return settings, read_release(releases, choose_model(releases, settings.serving.model))
+        release = read_release(releases, choose_model(releases, settings.serving.model))
+        verify_arm(release, release.document.arms[0], settings)
+        return settings, release
     except MlopsError as error:
         raise StartError(str(error)) from None
 
@@ -137,8 +141,9 @@ def loaded(
     inner: type[Predictions],
 ) -> ReleasedModel:
     "The model of the service's release, loaded once in this process"
-    serving = inner.settings.serving
-    return load_model(inner.release, serving.max_rows, serving.format)
+    release, settings = inner.release, inner.settings
+    serving, verified = settings.serving, verify_arm(release, release.document.arms[0], settings)
+    return load_model(release, serving.max_rows, verified, serving.format, serving.identity, settings.project)
 
 
 class PredictionService(BentoService[Predictions]):
@@ -157,7 +162,8 @@ class PredictionService(BentoService[Predictions]):
             raise StartError(str(error)) from error
         logger.info("%r is ready", released)
         behind = cast(Application, super().to_asgi(*args, **kwargs))
-        return App(behind, released, serving.max_body, serving.threads)
+        log = DecisionLog(self.inner.settings.workspace.path / "decisions", serving.decisions)
+        return App(behind, released, serving.max_body, serving.threads, log)
 
     @property
     def openapi_spec(self) -> Any:
@@ -200,11 +206,19 @@ def check_contents(
         settings = load_settings(source, {})
         releases = settings.workspace.path / "releases"
         model = choose_model(releases, settings.serving.model or os.environ.get(CHOICE, ""))
-        read_release(releases, model)
+        release = read_release(releases, model)
+        verify_arm(release, release.document.arms[0], settings)
+    except NotVerified as error:
+        hint = "List /.mlops/keys/trusted.json, or the file that [registry] trusted_keys names, in bentofile.yaml."
+        hint = hint if error.state == "unknown key" else error.hint
+        raise StartError(f"The Bento would refuse to serve: {error.message}\n→ {hint}") from None
     except MlopsError as error:
         hint = "Keep the workspace inside the project, and list it and settings.ini under `include` in bentofile.yaml."
         message = error.message.replace(str(source), "<Bento>")
         raise StartError(f"The Bento would hold no release that can be served: {message}\n→ {hint}") from None
+    if private := sorted((settings.workspace.path / "keys").glob("*.pem")):
+        name = private[0].relative_to(source)
+        raise StartError(f"The Bento would hold a private key: {name}.\n→ Exclude it in bentofile.yaml.")
     for other in released_models(releases):
         if other != model:  # the choice of this moment goes with the Bento, the other models stay here
             shutil.rmtree(releases / other)

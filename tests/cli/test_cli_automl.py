@@ -91,3 +91,14 @@ def test_a_new_project_can_have_the_step_that_selects(tmp_path):
     assert [step["step"] for step in plan["steps"]][2:5] == ["split", "select", "train"]
     done = command("new", "other", "--with", "selct", cwd=tmp_path)
     assert done.returncode == 2 and "Did you mean 'select'?" in done.stderr and not (tmp_path / "other").exists()
+
+
+def test_a_new_project_can_have_the_step_that_mitigates(tmp_path):
+    done = command("new", "credit", "--with", "mitigate", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert command("lint", cwd=tmp_path / "credit").returncode == 0
+    plan = json.loads(command("plan", "credit", "--json", cwd=tmp_path / "credit").stdout)
+    assert [step["step"] for step in plan["steps"]][3:6] == ["train", "mitigate", "evaluate"]
+    for step in ("50_evaluate", "60_package"):
+        text = (tmp_path / "credit" / "nbs" / "pipelines" / "credit" / f"{step}.ipynb").read_text(encoding="utf-8")
+        assert "flow.mitigate.model" in text and "flow.train.model" not in text

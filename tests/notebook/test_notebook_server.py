@@ -157,8 +157,9 @@ def test_commands_at_the_same_time_share_one_server(runtime, tmp_path):
 def test_the_command_tells_starts_and_stops(runtime, tmp_path):
     (tmp_path / "settings.ini").write_text("[pipeline]\n")
 
-    def server(action):
-        done = subprocess.run([COMMAND, "server", action, "--json"], cwd=tmp_path, capture_output=True, check=True)
+    def server(action, **environment):
+        words, known = [COMMAND, "server", action, "--json"], {**os.environ, **environment}
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, check=True, env=known)
         return json.loads(done.stdout)
 
     assert server("status")["server"] is None
@@ -167,6 +168,10 @@ def test_the_command_tells_starts_and_stops(runtime, tmp_path):
     assert server("stop")["stopped"] is True
     wait_for(lambda: gone(pid))
     assert server("status")["server"] is None and server("stop")["stopped"] is False
+    pids = [server("start", PATH=path)["server"]["pid"] for path in (os.environ["PATH"], "/bin")]
+    assert [facts["pid"] for facts in server("status")["servers"]] == pids
+    assert server("stop", PATH="/usr/bin")["stopped"] is True, "also from a third shell"
+    wait_for(lambda: gone(*pids))
 
 
 def test_it_ends_after_idleness_with_its_templates(runtime, shared):

@@ -93,4 +93,6 @@ def standing(settings: Settings) -> dict:
     with Ledger.open(settings) as ledger:
         versions = [(one["name"], one["version"], one["digest"], one["aliases"]) for one in ledger.versions()]
     published = {name: read_release(releases, name).document.content() for name in released_models(releases)}
+    for files in (document["files"] for document in published.values()):
+        files |= {name: "" for name in files if name.endswith("model.sig")}  # another project has another key
     return {"versions": versions, "published": published, "requirements": (releases / "requirements.txt").is_file()}

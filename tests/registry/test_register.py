@@ -57,7 +57,8 @@ def test_a_first_version_becomes_champion_and_is_released_and_saved(project, led
     assert (model["name"], model["version"], model["aliases"]) == ("churn", 1, ["champion"])
     release = read_release(project.workspace.path / "releases", "churn")
     assert [arm.digest for arm in release.document.arms] == [model["digest"]]
-    names = {"manifest.json", "model.skops", "schema.json", "examples.json", "metrics.json"}
+    names = {"manifest.json", "model.skops", "schema.json", "examples.json", "metrics.json", "data.json", "model.sig"}
+    names |= {"card.md", "requirements.txt"}
     assert set(release.document.files) == {f"versions/1/{name}" for name in names}
     assert tags() == [f"churn:1-{model['digest'][:12]}"]
     requirements = (project.workspace.path / "releases/requirements.txt").read_text()
@@ -229,7 +230,7 @@ from mlops_nb.registry.register import run_completing
 settings = load_settings()
 with Ledger.open(settings) as ledger:
     run_completing({"run": sys.argv[1], "pipeline": "tabular"}, settings, ledger)
-for name in ("pandas", "numpy", "sklearn", "bentoml", "sqlalchemy", "msgspec", "zipfile", "packaging"):
+for name in ("pandas", "numpy", "sklearn", "bentoml", "sqlalchemy", "msgspec", "cryptography", "zipfile", "packaging"):
     print(name, name in sys.modules)
 """
 
@@ -273,7 +274,11 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "fault", ["before-register", "after-register", "before-alias", "after-alias", "before-publish", "after-publish"]
+    "fault",
+    [
+        *("before-register", "after-register", "before-version", "after-version"),
+        *("before-alias", "after-alias", "before-publish", "after-publish"),
+    ],
 )
 def test_killed_in_between(tmp_path, monkeypatch, undisturbed, fault):
     """A run that is killed at a named point and completed by the next ends as one that was not."""

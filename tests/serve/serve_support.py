@@ -19,8 +19,12 @@ import pandas as pd
 from support import BIN, ROOT, free_port
 
 from mlops_nb.core.hashing import sha256_bytes
+from mlops_nb.model.background import draw_background
 from mlops_nb.model.schema import InputSchema, describe_inputs
+from mlops_nb.registry.keyring import make_private, public_text
+from mlops_nb.registry.keys import TrustedKey, trusted_text
 from mlops_nb.registry.releases import Arm, Document, publish
+from mlops_nb.registry.signature import sign_files
 
 NOT_FOR_SERVING = """
 import sys
@@ -104,6 +108,22 @@ def contents_of(estimator: Any, inputs: InputSchema, examples: list[dict]) -> di
     }
 
 
+SIGNER = make_private(b"of no consequence")[0]
+
+
+def signature(contents: dict[str, bytes], subject: str) -> bytes:
+    """What signs the files of one version."""
+    return sign_files(subject, {name.rpartition("/")[2]: sha256_bytes(data) for name, data in contents.items()}, SIGNER)
+
+
+def trust(project: Path, *keys: TrustedKey) -> Path:
+    """Write the project's file of trusted keys."""
+    path = project / ".mlops" / "keys" / "trusted.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(trusted_text(keys), encoding="utf-8")
+    return path
+
+
 def make_project(folder: Path) -> Path:
     """A project that has nothing but its settings and a bentofile."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,6 +138,9 @@ def release(project: Path, model: str = "churn", foreign: bool = False) -> Path:
     inputs = describe_inputs(table, KINDS, target="churned", task="binary")
     examples = json.loads(table[list(KINDS)].head(3).to_json(orient="records", date_format="iso"))
     contents = contents_of(fitted(table, foreign), inputs, examples)
+    contents["versions/1/background.json"] = draw_background(table, inputs, 10).content()
+    contents["versions/1/model.sig"] = signature(contents, f"{model}:1")
+    trust(project, TrustedKey("project", public_text(SIGNER)))
     files = {name: sha256_bytes(content) for name, content in contents.items()}
     document = Document(model, "binary", (Arm(1, "5d" * 32, 1.0, "versions/1"),), files, generation=1)
     return publish(project / ".mlops" / "releases", document, contents)

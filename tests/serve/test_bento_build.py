@@ -97,26 +97,21 @@ def fresh(packaged):
     """An environment with what the package's lock names, each file compared with its hash, and nothing else."""
     venv, folder = Path(packaged[0]["folder"]).parent / "venv", Path(packaged[0]["folder"])
     env = environment(folder.parent / "home")
-    lock = str(folder / "requirements.txt")
-    checked = ("--require-hashes", "--no-deps", "--only-binary", ":all:")
+    options = (
+        "--quiet",
+        "--require-hashes",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "-r",
+        str(folder / "requirements.txt"),
+    )
     if (BIN / "uv").exists():
         call(folder, env, str(BIN / "uv"), "venv", "--quiet", "--python", sys.executable, str(venv))
-        call(
-            folder,
-            env,
-            str(BIN / "uv"),
-            "pip",
-            "install",
-            "--quiet",
-            "--python",
-            str(venv / "bin/python"),
-            *checked,
-            "-r",
-            lock,
-        )
+        call(folder, env, str(BIN / "uv"), "pip", "install", "--python", str(venv / "bin/python"), *options)
     else:
         call(folder, env, sys.executable, "-m", "venv", str(venv))
-        call(folder, env, str(venv / "bin/python"), "-m", "pip", "install", "--quiet", *checked, "-r", lock)
+        call(folder, env, str(venv / "bin/python"), "-m", "pip", "install", *options)
     return venv / "bin"
 
 

@@ -1,0 +1,236 @@
+"""Models that travel in a file: what arrives, and what is refused before it is let in."""
+
+import json
+import shutil
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+from registry_support import give, make_project, package, people
+
+from mlops_nb.core.errors import MlopsError, StorageError, UsageError
+from mlops_nb.core.ledger import Ledger
+from mlops_nb.registry.exchange import export_version, import_version, read_facts
+from mlops_nb.registry.folder import version_folder
+from mlops_nb.registry.keyring import KeyRing
+from mlops_nb.registry.keys import trusted_keys
+from mlops_nb.registry.register import Registrar, release_champion, run_completing
+from mlops_nb.registry.releases import read_release
+from mlops_nb.registry.verify import NotVerified, verify_arm, verify_folder
+
+
+@pytest.fixture(scope="module")
+def ci(tmp_path_factory):
+    """A project with a registered version, and its export."""
+    folder = tmp_path_factory.mktemp("ci")
+    settings = make_project(folder / "ci")
+    settings = settings._replace(name="ci", registry=settings.registry._replace(bento_store=False))
+    with Ledger.open(settings) as ledger:
+        run_completing(give(settings, ledger, "20261123-170501-0001", package(people()), None), settings, ledger)
+    export_version(settings, "churn:1", folder / "churn-1.zip")
+    return settings, folder / "churn-1.zip"
+
+
+@pytest.fixture
+def mine(tmp_path, ci):
+    """An empty project that trusts CI's key for imports."""
+    settings = make_project(tmp_path / "mine")
+    settings = settings._replace(registry=settings.registry._replace(bento_store=False))
+    with Ledger.open(settings) as ledger:
+        KeyRing(settings, ledger).trust("ci", (ci[0].workspace.path / "keys/project.pub").read_bytes())
+    return settings
+
+
+def nothing_came(settings) -> bool:
+    """Whether an import left no trace."""
+    with Ledger.open(settings) as ledger:
+        versions = ledger.versions()
+    left = [*(settings.workspace.path / "tmp").iterdir()] if (settings.workspace.path / "tmp").exists() else []
+    return not versions and not left and not (settings.workspace.path / "objects").exists()
+
+
+def test_a_version_arrives_with_its_numbers_and_its_origin(ci, mine):
+    done = import_version(mine, ci[1])
+    assert (done["name"], done["version"], done["new"], done["key"]) == ("churn", 1, True, "ci")
+    with Ledger.open(mine) as ledger:
+        (version,) = ledger.versions()
+    with Ledger.open(ci[0]) as ledger:
+        (theirs,) = ledger.versions()
+    for key in ("digest", "run", "metrics", "metric", "task", "schema_digest"):
+        assert version[key] == theirs[key]
+    assert version["aliases"] == [], "nothing is promoted by itself"
+    assert version["details"]["origin"]["project"] == "ci"
+    folder = version_folder(mine.workspace.path, "churn", 1)
+    assert verify_folder(folder, trusted_keys(mine), subject="churn:1").key.name == "project"
+
+
+def test_importing_twice_is_importing_once(ci, mine):
+    first, again = import_version(mine, ci[1]), import_version(mine, ci[1])
+    assert (again["version"], again["new"]) == (first["version"], False)
+    with Ledger.open(mine) as ledger:
+        assert len(ledger.versions()) == 1
+
+
+def test_it_can_be_promoted_and_served(ci, mine):
+    import_version(mine, ci[1])
+    with Ledger.open(mine) as ledger:
+        ledger.move_alias("churn", "champion", 1, expected=None, reason="wanted")
+        release_champion(Registrar({}, mine, ledger), "churn")
+    release = read_release(mine.workspace.path / "releases", "churn")
+    assert verify_arm(release, release.document.arms[0], mine).key.name == "project"
+
+
+@pytest.mark.parametrize("damage", ["lost", "changed"])
+def test_a_folder_that_was_lost_comes_back_by_importing_again(ci, mine, damage):
+    import_version(mine, ci[1])
+    folder = version_folder(mine.workspace.path, "churn", 1)
+    if damage == "lost":
+        shutil.rmtree(folder)
+    else:
+        (folder / "metrics.json").write_text("{}")
+    from mlops_nb.registry.folder import save_version
+
+    with Ledger.open(mine) as ledger:
+        with pytest.raises(StorageError, match="lost or damaged, and was imported") as told:
+            save_version(Registrar({}, mine, ledger), "churn", 1)
+        assert "models import FILE" in told.value.hint
+    import_version(mine, ci[1])
+    assert verify_folder(folder, trusted_keys(mine), subject="churn:1")
+
+
+def test_the_same_version_gives_the_same_file_but_for_the_signature(ci, tmp_path):
+    export_version(ci[0], "churn", tmp_path / "again.zip")
+    with zipfile.ZipFile(ci[1]) as first, zipfile.ZipFile(tmp_path / "again.zip") as second:
+        assert first.namelist() == second.namelist()
+        contents = [(name, first.read(name), second.read(name)) for name in first.namelist()]
+        times = {entry.date_time for entry in second.infolist()}
+    assert [name for name, one, other in contents if one != other] in ([], ["model.sig"])
+    assert times == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_every_way_of_cutting_it_off_is_refused(ci, mine):
+    content = ci[1].read_bytes()
+    for length in (0, 1, 100, len(content) // 2, len(content) - 1):
+        cut = mine.project / "cut.zip"
+        cut.write_bytes(content[:length])
+        with pytest.raises(StorageError, match=r"cut\.zip is no model that mlops-nb models export wrote"):
+            import_version(mine, cut)
+    assert nothing_came(mine)
+
+
+def rewritten(source: Path, target: Path, change) -> Path:
+    """An export with another list of members: `change` gets name -> content and may change it."""
+    with zipfile.ZipFile(source) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    change(members)
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return target
+
+
+def a_fact(**changes):
+    def change(members):
+        members["export.json"] = json.dumps({**json.loads(members["export.json"]), **changes}).encode()
+
+    return change
+
+
+CHANGES = {
+    "metrics": (a_fact(metrics={"roc_auc": 1.0}), "export.json was changed"),
+    "another name": (a_fact(name="other"), "was signed as churn:1 and is offered as other:1"),
+    "model": (lambda m: m.update({"version/model.skops": b"x"}), "version/model.skops was changed"),
+    "added": (lambda m: m.update({"version/more.json": b"{}"}), "version/more.json was added"),
+    "missing": (lambda m: m.pop("version/schema.json"), "version/schema.json is missing"),
+    "unsigned": (lambda m: m.pop("model.sig"), "is not signed"),
+    "format": (a_fact(format=2), "has format 2, this mlops_nb reads format 1"),
+    "no facts": (lambda m: m.pop("export.json"), "it lacks export.json"),
+    "no JSON": (lambda m: m.update({"export.json": b"{"}), "export.json is not readable"),
+    "name": (a_fact(name="../x"), "is no name of a version"),
+    "stranger": (lambda m: m.update({"setup.py": b""}), "'setup.py' does not belong into an export"),
+    "slip": (lambda m: m.update({"version/../../x": b""}), "leads out of the folder"),
+    "root": (lambda m: m.update({"/etc/x": b""}), "leads out of the folder"),
+    "windows": (lambda m: m.update({"version\\..\\x": b""}), "leads out of the folder"),
+    "deep": (lambda m: m.update({"version/a/b": b""}), "does not belong into an export"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_was_altered_is_refused_in_words(ci, mine, what):
+    change, message = CHANGES[what]
+    file = rewritten(ci[1], mine.project / "altered.zip", change)
+    with pytest.raises(MlopsError) as told:
+        import_version(mine, file)
+    assert message in told.value.message, told.value.message
+    assert "altered.zip" in told.value.message and "tmp" not in told.value.message
+    assert told.value.hint
+    assert nothing_came(mine)
+
+
+def test_links_doubles_and_bombs_are_refused(ci, mine):
+    file = mine.project / "bad.zip"
+
+    def with_member(name: str, data: bytes, compression: int = zipfile.ZIP_STORED, mode: int = 0o100644) -> None:
+        shutil.copyfile(ci[1], file)
+        entry = zipfile.ZipInfo(name)
+        entry.external_attr, entry.compress_type, entry.create_system = mode << 16, compression, 3
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.writestr(entry, data)
+
+    with_member("version/link.json", b"/etc/passwd", mode=stat.S_IFLNK | 0o777)
+    with pytest.raises(StorageError, match="is a link"):
+        import_version(mine, file)
+    with_member("version/bomb.json", bytes(50_000_000), zipfile.ZIP_DEFLATED)
+    with pytest.raises(StorageError, match="is compressed or encrypted"):
+        import_version(mine, file)
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        with_member("export.json", b"{}")
+    with pytest.raises(StorageError, match="is there twice"):
+        import_version(mine, file)
+    assert nothing_came(mine)
+
+
+def test_a_key_that_is_not_trusted(ci, tmp_path):
+    stranger = make_project(tmp_path / "stranger")
+    with pytest.raises(NotVerified, match="signed by a key that is not trusted here") as told:
+        import_version(stranger, ci[1])
+    assert "keys trust FILE --name NAME --role import" in told.value.hint
+    assert told.value.exit_code == 3
+    with Ledger.open(stranger) as ledger:
+        key = (ci[0].workspace.path / "keys/project.pub").read_bytes()
+        ring = KeyRing(stranger, ledger)
+        ring.trust("ci", key, ("serve",))
+        with pytest.raises(NotVerified, match="trusted for serve and not for import"):
+            import_version(stranger, ci[1])
+        ring.revoke("ci", "left")
+        with pytest.raises(NotVerified, match="was revoked"):
+            import_version(stranger, ci[1])
+
+
+def test_a_package_of_another_model_is_refused(ci, mine, tmp_path):
+    """Signed by a trusted key, and still not what it says: the three parts have to belong together."""
+    from mlops_nb.registry import exchange
+
+    settings = mine._replace(registry=mine.registry._replace(signatures="off"))
+    other = package(people(100))
+    file = rewritten(ci[1], tmp_path / "mixed.zip", lambda members: members.update({"package.zip": other}))
+    with pytest.raises(StorageError, match="do not belong together"):
+        exchange.import_version(settings, file)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("absent.zip", "There is no file"), (".", "is a folder"), ("settings.ini", "is no model that")],
+)
+def test_what_is_no_file_of_ours(mine, name, message):
+    with pytest.raises(MlopsError, match=message):
+        read_facts(mine.project / name)
+
+
+def test_export_says_what_it_cannot_find(ci, tmp_path):
+    with pytest.raises(UsageError, match=r"There is no model 'chrun'"):
+        export_version(ci[0], "chrun", tmp_path / "x.zip")
+    with pytest.raises(UsageError, match="is a folder"):
+        export_version(ci[0], "churn", tmp_path)
+    assert [*tmp_path.iterdir()] == []
