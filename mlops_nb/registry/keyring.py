@@ -317,4 +317,3 @@ def _why(key: TrustedKey) -> str:
 
 def _numbered(number: int) -> str:
     return FIRST if number == 1 else f"{FIRST}-{number}"
-

@@ -72,18 +72,14 @@ def test_the_lock_has_the_versions_that_trained(registered):
     assert onnx_contents(registrar, ledger.versions("churn")[0]) == {}
 
 
-def test_the_folder_of_a_version_is_what_is_packaged_where_there_is_one(registered):
+def test_what_is_packaged_is_the_folder_of_the_version_with_its_signature(registered):
     settings, ledger = registered
     registrar = Registrar({"run": "20261123-170501-0001", "pipeline": "tabular"}, settings, ledger)
     version = ledger.versions("churn")[0]
-    assert set(version_files(registrar, version)) == {
-        *("manifest.json", "model.skops", "schema.json", "examples.json", "metrics.json")
-    }
+    found = version_files(registrar, version)
+    assert {"model.skops", "manifest.json", "requirements.txt", "model.sig"} <= set(found)
     folder = settings.workspace.path / "models/churn" / str(version["version"])
-    folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text("{}")
-    (folder / "model.sig").write_text("signed")
-    assert version_files(registrar, version) == {"manifest.json": b"{}", "model.sig": b"signed"}
+    assert found == {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
 def test_another_bento_under_the_same_tag_is_refused(tmp_path, monkeypatch):
