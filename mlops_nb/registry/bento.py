@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import StorageError, UsageError, did_you_mean
 from ..core.files import atomic_write, make_folder, storage_errors
-from ..core.hashing import canonical_json, hash_json, sha256_bytes, sha256_file
+from ..core.hashing import canonical_json, hash_json, sha256_file
 from ..core.settings import FILE, PREFIX, Settings
 from .bento_store import bento_name, bento_version, store_home
 from .dockerfile import dockerfile
