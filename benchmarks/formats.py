@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,9 @@ def measure(folder: Path, table: pd.DataFrame, algorithm: str, rounds: int) -> d
     for name, count in (("row", 1), ("thousand", 1_000)):
         frame, body = rows.head(count), json.dumps(records[:count]).encode()
         parsed = next(iter(models.values())).reader.read(body)
-        calls = {name: lambda one=one: one.estimator.predict_proba(frame) for name, one in models.items()}
+        calls = {name: partial(one.estimator.predict_proba, frame) for name, one in models.items()}
         document[name] = compared(calls, rounds)
-        calls = {name: lambda one=one: one.predict(parsed) for name, one in models.items()}
+        calls = {name: partial(one.predict, parsed) for name, one in models.items()}
         document[f"served_{name}"] = compared(calls, rounds)
     return document
 

@@ -20,13 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import StorageError, UsageError, did_you_mean
 from ..core.files import atomic_write, make_folder, storage_errors
-from ..core.hashing import canonical_json, hash_json, sha256_bytes, sha256_file
+from ..core.hashing import canonical_json, hash_json, sha256_file
 from ..core.settings import FILE, PREFIX, Settings
 from .bento_store import bento_name, bento_version, store_home
 from .dockerfile import dockerfile
-from .lock import PIN, REQUIREMENTS, is_hashed, lock_contents
-from .register import Registrar
-from .releases import Arm, Document, publish
+from .encryption import chosen_recipients
+from .folder import save_version
+from .keys import TRUSTED, trusted_path
+from .lock import PIN, REQUIREMENTS, is_hashed, lock_contents, lock_version
+from .register import Registrar, release_of
+from .releases import Document, publish
 from .sbom import sbom
 from .versions import CHAMPION, NONE_YET
 
@@ -92,6 +95,8 @@ def _write_settings(project: Path, context: Path, model: str) -> None:
     parser = ConfigParser(interpolation=None, delimiters=["="])
     parser.optionxform = str  # pyright: ignore[reportAttributeAccessIssue]
     parser.read(project / FILE, encoding="utf-8-sig")
+    if parser.has_section("registry"):
+        parser.remove_option("registry", "trusted_keys")
     for section, key, value in (("workspace", "path", WORKSPACE), ("serving", "model", model)):
         if not parser.has_section(section):
             parser.add_section(section)
@@ -106,6 +111,7 @@ def lay_out(
     document: Document,
     contents: dict[str, bytes],  # of the release
     lock: str,
+    trusted: bytes | None = None,  # keys of whom a server may load a model
 ) -> None:
     "A project that holds one release and what the Bento takes along"
     for file in _included(project):
@@ -115,30 +121,17 @@ def lay_out(
     _write_settings(project, context, document.model)
     publish(context / WORKSPACE / "releases", document, contents)
     atomic_write(context / WORKSPACE / "releases" / REQUIREMENTS, lock)
+    if trusted is not None:
+        atomic_write(context / WORKSPACE / TRUSTED, trusted)
 
 # %% ../../nbs/60_registry/62_bento.ipynb #b9da270e
 def version_files(
     registrar: Registrar,
     version: dict[str, Any],  # as the ledger has it
 ) -> dict[str, bytes]:
-    "What a server needs of a version, by name"
-    folder = registrar.settings.workspace.path / "models" / version["name"] / str(version["version"])
-    if (folder / "manifest.json").is_file():
-        return {
-            file.relative_to(folder).as_posix(): file.read_bytes()
-            for file in sorted(folder.rglob("*"))
-            if file.is_file()
-        }
-    metrics = {"metric": version["metric"], "metrics": version["metrics"]}
-    return {**registrar.package(version["digest"]).served_files(), "metrics.json": canonical_json(metrics)}
-
-
-def _release(version: dict[str, Any], files: dict[str, bytes]) -> tuple[Document, dict[str, bytes]]:
-    folder = f"versions/{version['version']}"
-    contents = {f"{folder}/{name}": content for name, content in files.items()}
-    hashes = {name: sha256_bytes(content) for name, content in contents.items()}
-    arms = (Arm(version["version"], version["digest"], 1.0, folder),)
-    return Document(version["name"], version["task"], arms, hashes, generation=1), contents
+    "All that a version is, by name, with its signature"
+    folder = save_version(registrar, version["name"], version["version"])
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 # %% ../../nbs/60_registry/62_bento.ipynb #fadf0312
 CREATED = re.compile(r"^creation_time: .*$", re.MULTILINE)
@@ -181,9 +174,12 @@ def content_digest(
 def into_store(
     bento: Path,
     tag: str,
+    anew: bool = False,  # replace what is there, whatever it is
 ) -> None:
     "See to it that BentoML's store has the Bento"
     place = store_home() / "bentos" / tag.replace(":", "/")
+    if anew:
+        shutil.rmtree(place, ignore_errors=True)
     if place.is_dir():
         if content_digest(place) != content_digest(bento):
             message = (
@@ -238,21 +234,37 @@ def package_version(
     place = output or settings.workspace.path / "packages" / name / str(number)
     _free(place)
     registrar = Registrar({"run": version["run"], "pipeline": ""}, settings, ledger)
-    files = version_files(registrar, version)
-    locked = files.get(REQUIREMENTS) or lock_contents(registrar, version)[REQUIREMENTS]
+    recipients = chosen_recipients(settings, ledger, name)
+    document, contents = release_of(registrar, version, recipients)
+    lock = _lock(registrar, version, recipients)
     tag = f"{bento_name(name)}:{bento_version(number, version['digest'])}"
     with tempfile.TemporaryDirectory(prefix="mlops-nb-package-") as folder:
         context, home = Path(folder, "project"), Path(folder, "home")
         context.mkdir()
-        lay_out(settings.project, context, *_release(version, files), locked.decode())
+        lay_out(settings.project, context, document._replace(generation=1), contents, lock, _trusted(settings))
         bento = _build(context, home, bento_version(number, version["digest"]))
-        settle(bento, version["created"], locked.decode())
+        settle(bento, version["created"], lock)
         if settings.registry.bento_store:
-            into_store(bento, tag)
+            into_store(bento, tag, anew=bool(recipients))
         about = {"schema": 1, "name": name, "version": number, "tag": tag, "model": version["digest"]}
         about["digest"] = content_digest(bento)
-        _fill(place, _beside(registrar, version, tag, locked.decode(), about), bento)
-    return {**about, "folder": str(place), "hashes": is_hashed(locked.decode())}
+        _fill(place, _beside(registrar, version, tag, lock, about), bento)
+    return {**about, "folder": str(place), "hashes": is_hashed(lock)}
+
+
+def _lock(registrar: Registrar, version: dict[str, Any], recipients: tuple[str, ...]) -> str:
+    "The lock in the version's folder; of an encrypted model with what decrypts it"
+    if not recipients:
+        files = version_files(registrar, version)
+        return (files.get(REQUIREMENTS) or lock_contents(registrar, version)[REQUIREMENTS]).decode()
+    title = f"what serving {version['name']} version {version['version']} needs, encrypted as it is"
+    manifest = registrar.package(version["digest"]).manifest
+    return lock_version(registrar.settings.project, manifest, title, ["pyrage"])
+
+
+def _trusted(settings: Settings) -> bytes | None:
+    file = trusted_path(settings)
+    return file.read_bytes() if file.is_file() else None
 
 
 def _beside(

@@ -8,7 +8,7 @@ __all__ = ['LOCKED', 'PIN', 'REQUIREMENTS', 'read_lock', 'lock_text', 'is_hashed
 
 # %% ../../nbs/60_registry/63_lock.ipynb #bebaf1c6
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,10 +60,11 @@ def lock_version(
     project: Path,  # root of the project
     manifest: Mapping[str, Any],  # of the version's package
     title: str,
+    besides: Iterable[str] = (),  # further distributions
 ) -> str:
     "What a server of the version installs: the environment that trained it"
     trained = dict(manifest.get("requirements", {}))
-    pins = {**closure(serving_needs(project, trained)), **trained}
+    pins = {**closure(serving_needs(project, [*trained, *besides])), **trained}
     own = project / LOCKED
     return lock_text(pins, read_lock(own.read_text(encoding="utf-8")) if own.is_file() else {}, title)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ATTEMPTS', 'REQUIREMENTS', 'warn', 'Registrar', 'register', 'save_copy', 'decide', 'score_model', 'release_champion',
-           'write_requirements', 'run_completing']
+           'release_of', 'write_requirements', 'run_completing']
 
 # %% ../../nbs/60_registry/07_register.ipynb #e2965488
 import json
@@ -295,7 +295,7 @@ def _champion_release(
     assert standing is not None, f"{name} has versions and no champion"
     version = registrar.version_of(name, standing)
     try:
-        return _release_of(registrar, version, recipients)
+        return release_of(registrar, version, recipients)
     except StorageError:
         if kept := _kept_release(registrar.releases / name, standing, version["digest"], recipients):
             return kept
@@ -318,9 +318,12 @@ def _kept_release(
     return None
 
 
-def _release_of(
-    registrar: Registrar, version: dict[str, Any], recipients: tuple[str, ...]
+def release_of(
+    registrar: Registrar,
+    version: dict[str, Any],  # as the ledger has it
+    recipients: tuple[str, ...],  # for whom its files are encrypted
 ) -> tuple[Document, dict[str, bytes]]:
+    "A version by itself as a release, with its signature"
     number, folder = version["version"], f"versions/{version['version']}"
     files = {path.name: path.read_bytes() for path in save_version(registrar, version["name"], number).iterdir()}
     if recipients:

@@ -17,26 +17,30 @@ SUPERVISED = {"binary": "classification", "multiclass": "classification", "regre
 
 
 def _library(name: str, version: str) -> Any:
-    from cyclonedx.model.component import Component, ComponentType
+    from cyclonedx.model import component
     from packageurl import PackageURL
 
+    made: Any = component.Component  # the type checker does not see its parameters
     url = PackageURL("pypi", None, name, version)
-    return Component(name=name, version=version, type=ComponentType.LIBRARY, purl=url, bom_ref=str(url))
+    return made(name=name, version=version, type=component.ComponentType.LIBRARY, purl=url, bom_ref=str(url))
 
 
 def _model(manifest: Mapping[str, Any], version: int, digest: str) -> Any:
-    from cyclonedx.model import HashAlgorithm, HashType, Property
-    from cyclonedx.model.component import Component, ComponentType
+    from cyclonedx.model import HashAlgorithm, HashType, Property, component
+
+    made: Any = component.Component
+    hash_type: Any = HashType
+    fact: Any = Property
 
     files = {name: one for name, one in manifest["files"].items() if name.startswith("model.")}
-    return Component(
+    return made(
         name=manifest["name"],
         version=str(version),
-        type=ComponentType.MACHINE_LEARNING_MODEL,
+        type=component.ComponentType.MACHINE_LEARNING_MODEL,
         bom_ref=f"model:{manifest['name']}:{version}",
         description=f"Predicts {manifest['target']} ({manifest['task']})",
-        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest)],
-        properties=[Property(name=f"mlops_nb:sha256:{name}", value=one) for name, one in files.items()],
+        hashes=[hash_type(alg=HashAlgorithm.SHA_256, content=digest)],
+        properties=[fact(name=f"mlops_nb:sha256:{name}", value=one) for name, one in files.items()],
     )
 
 
@@ -61,11 +65,12 @@ def sbom(
     pins: Iterable[tuple[str, str]],  # name and version of each distribution
 ) -> bytes:
     "The bill of materials as CycloneDX 1.6 JSON"
-    from cyclonedx.model.bom import Bom
+    from cyclonedx.model import bom as boms
     from cyclonedx.output.json import JsonV1Dot6
 
     model, libraries = _model(manifest, version, digest), [_library(*pin) for pin in pins]
-    bom = Bom(components=[model, *libraries])
+    made: Any = boms.Bom
+    bom = made(components=[model, *libraries])
     bom.register_dependency(model, libraries)
     document = json.loads(JsonV1Dot6(bom).output_as_string())
     document.pop("serialNumber")

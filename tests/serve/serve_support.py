@@ -214,7 +214,7 @@ def serving(folder: Path, log: Path, env: dict[str, str], target: str = ".", sta
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output, start_new_session=True)
     server = Server(process, port, log)
     try:
-        server.wait()
+        server.wait(180 if start else 60)
         yield server
     finally:
         process.send_signal(signal.SIGTERM)

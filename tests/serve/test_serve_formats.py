@@ -48,7 +48,10 @@ def test_another_scikit_learn_or_python_is_answered_by_onnx(package, tmp_path, c
     assert (here.format, there.format) == ("skops", "onnx")
     ours, theirs = (served.predict(served.reader.read(records)) for served in (here, there))
     assert [one["prediction"] for one in ours] == [one["prediction"] for one in theirs]
-    gaps = [abs(one["probabilities"]["yes"] - other["probabilities"]["yes"]) for one, other in zip(ours, theirs)]
+    gaps = [
+        abs(one["probabilities"]["yes"] - other["probabilities"]["yes"])
+        for one, other in zip(ours, theirs, strict=True)
+    ]
     assert max(gaps) < 1e-9
 
 
