@@ -132,7 +132,7 @@ def test_the_cheapest_threshold_is_the_cheapest_of_all():
 
 
 def test_costs_are_weighed_out_of_fold(fitted):
-    model, train, test, found = fitted
+    model, train, _, found = fitted
     if found.task == "regression":
         with pytest.raises(UsageError, match="the target is a number"):
             weigh_costs(model, train, found, [1, 2])
@@ -141,7 +141,11 @@ def test_costs_are_weighed_out_of_fold(fitted):
     learned = out_of_fold(model, train)
     assert len(learned.truth) == len(train) and learned.probabilities is not None
     size = len(model.schema.classes)
-    costs = [1, 9] if found.task == "binary" else [0 if a == b else 1 + 5 * (a > b) for a in range(size) for b in range(size)]
+    costs = (
+        [1, 9]
+        if found.task == "binary"
+        else [0 if a == b else 1 + 5 * (a > b) for a in range(size) for b in range(size)]
+    )
     decision = weigh_costs(model, train, found, costs)
     assert isinstance(decision, Decision) and decision.costs.mean() <= decision.usual.mean()
     assert "The served model answers with probabilities" in repr(decision)
