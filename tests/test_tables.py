@@ -1,6 +1,7 @@
 """Tables of a user's own, never seen before, go through unchanged; scores are honest."""
 
 import gzip
+import json
 import re
 from typing import Any
 
@@ -15,8 +16,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from support import ROOT, Project, states
 
+from mlops_nb.core.store import Store
 from mlops_nb.model.measures import MEASURES
-from mlops_nb.model.package import NAME
+from mlops_nb.model.package import NAME, ModelPackage
 from mlops_nb.notebook.artifacts import fetch
 from mlops_nb.notebook.source import read_step
 
@@ -57,12 +59,31 @@ def awkward_table(rows: int = 900) -> pd.DataFrame:
 def test_a_semicolon_file_in_windows_1252_with_everything_awkward(project, tmp_path):
     table = awkward_table()
     table.loc[3, "plan"] = "größe"
+    table["sex"] = np.random.default_rng(1).choice(["f", "m", ""], len(table), p=[0.5, 0.48, 0.02])
     path = tmp_path / "kunden.csv"
     path.write_bytes(table.to_csv(sep=";", index=False).encode("cp1252"))
-    document = project.run("-p", f"ingest.source={path}", "-p", "ingest.target=churned")
+    words = ["ingest.keep=sex", "evaluate.sensitive=sex,plan", "evaluate.costs=1,5", "evaluate.slices=tenure=[0, 12)"]
+    named = [word for pair in words for word in ("-p", pair)]
+    document = project.run("-p", f"ingest.source={path}", "-p", "ingest.target=churned", *named)
     assert document["status"] == "ok" and 0.7 < evaluated(document)["roc_auc"] < 0.95
     shown = project.call("mlops-nb", "show", document["run"]).stdout
     assert "ingest" in shown and "roc_auc" in shown
+    check_assessment(project, document)
+
+
+def check_assessment(project: Project, document: dict) -> None:
+    """A column that is no feature has groups, and the package carries every number of the evaluation."""
+    artifacts = {
+        f"{step['step']}.{name}": found for step in document["steps"] for name, found in step["artifacts"].items()
+    }
+    store = Store(project.workspace / "objects")
+    paths = {name: store.path(artifacts[name]["sha256"]) for name in ("evaluate.assessment", "package.package")}
+    rows = {(row["metric"], row["slice"]): row for row in json.loads(paths["evaluate.assessment"].read_bytes())["rows"]}
+    assert 90 < rows["roc_auc", "sex=f"]["n"] < 130 and rows["accuracy", "sex=(missing)"]["value"] is None
+    assert rows["demographic_parity_difference", "sex & plan"]["n"] > 0 and rows["threshold", ""]["value"] < 0.5
+    assert rows["accuracy", "tenure=[0, 12)"]["low"] < rows["accuracy", "tenure=[0, 12)"]["high"]
+    package = ModelPackage.read(paths["package.package"])
+    assert package.manifest["assessment"]["rows"] == list(rows.values()) and "sex" not in package.schema.names
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'FIELDS', 'Part', 'Assessment', 'collect']
 
-# %% ../../nbs/50_model/39_assessment.ipynb #c626f531
+# %% ../../nbs/50_model/39_assessment.ipynb #9efdb855
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from ..core.errors import UsageError, did_you_mean
 from ..data.show import Grid, count, quote, show_alike
-from .groups import record
+from .estimates import record
 
 # %% ../../nbs/50_model/39_assessment.ipynb #6fb31f54
 FORMAT = 1
@@ -91,7 +91,7 @@ def _shown(row: Mapping[str, Any]) -> str:
     value, low, high = show_alike([row[name] for name in ("value", "low", "high")])
     return value if row["low"] is None else f"{value} ({low} to {high})"
 
-# %% ../../nbs/50_model/39_assessment.ipynb #a74c83dc
+# %% ../../nbs/50_model/39_assessment.ipynb #ed414fd4
 def collect(
     evaluation: Any,  # with metrics, intervals and predictions
     *parts: Part,  # fairness, slices, calibration...
@@ -102,4 +102,8 @@ def collect(
         record(name, "", value, *evaluation.intervals.get(name, none), n=n)
         for name, value in evaluation.metrics.items()
     ]
-    return Assessment([*rows, *(row for part in parts for row in part.records())])
+    rows += [row for part in parts for row in part.records()]
+    once: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        once.setdefault((row["metric"], row["slice"]), row)  # a group may be found as a slice, too
+    return Assessment(list(once.values()))

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['PARTS', 'Bins', 'what_was_said', 'equal_bins', 'Calibration', 'calibrate']
 
-# %% ../../nbs/50_model/35_calibration.ipynb #3970cad3
+# %% ../../nbs/50_model/35_calibration.ipynb #f8301c8a
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..data.show import Grid, show_alike
-from .groups import Z, quotient, record
+from .estimates import Z, quotient, record
 from .scores import Predictions
 
 # %% ../../nbs/50_model/35_calibration.ipynb #800e9949
@@ -82,7 +82,7 @@ def _logistic(said: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.nd
             return fitted, np.sqrt(np.diag(inverse))
     return np.full(2, np.nan), np.full(2, np.nan)  # classes that the predictions separate have no finite slope
 
-# %% ../../nbs/50_model/35_calibration.ipynb #6352078e
+# %% ../../nbs/50_model/35_calibration.ipynb #7bbc9119
 @dataclass(frozen=True)
 class Calibration:
     "How far what was said is from what happened"
@@ -174,6 +174,7 @@ def calibrate(
     chance = float(np.quantile(_by_chance(bins, said, draws, random), 0.95))
     share, weight = observed.mean(), bins.rows / bins.rows.sum()
     parts = ((weight * (bins.observed - other) ** 2).sum() for other in (bins.said, share))
-    brier = (*map(float, parts), float(share * (1 - share)))
+    reliability, resolution = map(float, parts)
+    brier = (reliability, resolution, float(share * (1 - share)))
     error = (bins.error, float(min(low, bins.error)), float(max(high, bins.error)))
     return Calibration(bins, error, chance, intercept, slope, brier, len(said))

@@ -6,7 +6,7 @@
 __all__ = ['CRITERIA', 'NUMBER_CRITERIA', 'FOUR_FIFTHS', 'HAVES', 'SCORES', 'NUMBERS', 'SHOWN', 'NONE_NAMED', 'Gap', 'aggregate',
            'gaps', 'cannot_all_hold', 'Fairness', 'intersections', 'assess_fairness']
 
-# %% ../../nbs/50_model/33_fairness.ipynb #87406298
+# %% ../../nbs/50_model/33_fairness.ipynb #7c66bab8
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,21 +20,11 @@ import pandas as pd
 from ..core.errors import UsageError
 from ..data.findings import Findings
 from ..data.show import Grid, count, listing, quote
-from mlops_nb.model.groups import (
-    MISSING,
-    Estimate,
-    Grouping,
-    GroupTable,
-    Share,
-    group_rows,
-    group_table,
-    quotient,
-    record,
-    with_bounds,
-)
+from .estimates import Estimate, Share, quotient, record, with_bounds
+from .groups import MISSING, Grouping, GroupTable, group_rows, group_table
 from .scores import Predictions
 
-# %% ../../nbs/50_model/33_fairness.ipynb #29175d31
+# %% ../../nbs/50_model/33_fairness.ipynb #352af39a
 class Gap(NamedTuple):
     "One number for all groups of a column"
 
@@ -95,7 +85,8 @@ class _Compared:
             none = (value == 0)[:, None]  # no logarithm: between nothing and the upper bound
             below = np.where(none, -np.inf, below)
             above = np.where(none, (np.log(high)[:, None] - np.log(value)[None, :]), above)
-        np.fill_diagonal(above, 0.0), np.fill_diagonal(below, 0.0)
+        for part in (above, below):
+            np.fill_diagonal(part, 0.0)
         return float(value.min() / value.max()), float(np.exp(np.nanmin(below))), float(np.exp(np.nanmin(above)))
 
     def group_min(self, families: int) -> tuple[float, float, float]:
@@ -196,7 +187,7 @@ def _overall(table: GroupTable, name: str) -> float:
     share: Any = table.metrics[name]
     return float(quotient(share.hits.sum(axis=0), share.of.sum(axis=0))[0])
 
-# %% ../../nbs/50_model/33_fairness.ipynb #6de31a6c
+# %% ../../nbs/50_model/33_fairness.ipynb #63c8618d
 FOUR_FIFTHS = 0.8  # a selection rate below that share of the largest is 'adverse impact' (US EEOC, 1978)
 HAVES = ("base_rate", "selection_rate", "true_positive_rate", "false_positive_rate", "precision")
 SCORES = ("accuracy", "recall", "roc_auc", "mean_prediction", "expected_calibration_error")
@@ -224,7 +215,7 @@ class Fairness:
         return next(gap for gap in self.gaps if (gap.metric, gap.column) == (metric, column))
 
     def grids(self) -> list[Grid]:
-        "The groups of each column, then the criteria"
+        "For each column its groups, then the criteria"
         found = []
         for table in self.tables:
             wanted = (
@@ -233,22 +224,22 @@ class Fairness:
             for names in wanted:
                 several = names is HAVES and len(table.labels) > 1 and table.assessed.any()
                 found += [table.grid(names, label) for label in (table.labels[:SHOWN] if several else [""])]
-        return found + ([self._criteria()] if self.gaps else [])
+            found += [self._criteria(table.column)] if table.assessed.sum() > 1 else []
+        return found
 
-    def _criteria(self) -> Grid:
-        rows = [
-            [
-                gap.metric.replace("_", " "),
-                gap.column,
-                with_bounds(*gap[2:5], digits=3),
-                gap.least,
-                gap.most,
-                _verdict(gap),
-            ]
-            for gap in self.gaps
-            if not np.isnan(gap.value)
-        ]
-        return Grid("Criteria, 95 % intervals", ["criterion", "by", "value", "lowest", "highest", "verdict"], rows)
+    def _criteria(self, column: str) -> Grid:
+        "What compares the groups of a column: a row for each criterion"
+        rows = []
+        for name in NUMBER_CRITERIA | CRITERIA:
+            known = {gap.metric.removeprefix(f"{name}_"): gap for gap in self.gaps
+                     if gap.column == column and gap.metric.startswith(f"{name}_") and not np.isnan(gap.value)}  # fmt: skip
+            cells = [_bounded(known[kind]) if kind in known else "" for kind in ("difference", "ratio")]
+            worst = next((gap for kind, gap in known.items() if kind.startswith("group_")), None)
+            cells.append(_bounded(worst) if worst else "")
+            if first := next(iter(known.values()), None):
+                rows.append([name.replace("_", " "), *cells, _short(first.least), _short(first.most), _verdict(known)])
+        head = ["criterion", "difference", "ratio", "worst group", "lowest", "highest", "verdict"]
+        return Grid(f"Criteria by {column}, 95 % intervals", head, rows)
 
     def __repr__(self) -> str:
         return "\n".join([*map(repr, self.grids()), *self.notes]) if self.tables else NONE_NAMED
@@ -260,10 +251,18 @@ class Fairness:
         return "".join(grid._repr_html_() for grid in self.grids()) + notes
 
 
-def _verdict(gap: Gap) -> str:
-    if gap.metric.endswith("_difference") and not np.isnan(gap.low):
-        return "differs" if gap.low > 0 else "no difference shown"
-    return ("differs" if gap.high < 1 else "no difference shown") if gap.metric.endswith("_ratio") else ""
+def _bounded(gap: Gap) -> str:
+    return with_bounds(gap.value, gap.low, gap.high, digits=3)
+
+
+def _short(group: str) -> str:
+    "Levels without the names of their columns"
+    return " · ".join(part.partition("=")[2] for part in group.split(" & "))
+
+
+def _verdict(known: dict[str, Gap]) -> str:
+    gap = known.get("difference")
+    return "" if gap is None or np.isnan(gap.low) else "differs" if gap.low > 0 else "not shown to differ"
 
 
 def intersections(columns: Sequence[str]) -> list[tuple[str, ...]]:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NOISE', 'MANY', 'CELLS', 'DRAWS', 'blurred', 'without', 'tilts', 'Scenario', 'Robustness', 'disturb']
 
-# %% ../../nbs/50_model/37_robustness.ipynb #55254002
+# %% ../../nbs/50_model/37_robustness.ipynb #b1af69ec
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..data.show import Grid, show_alike
 from .bootstrap import weighted_metrics
-from .groups import record
+from .estimates import record
 from .measures import Measure, ranking_metric
 from .schema import InputSchema, Task
 from .scores import Predictions, predict_rows
@@ -99,7 +99,7 @@ def _bounds(found: Predictions, metric: str, weights: np.ndarray, seed: int) -> 
     low, high = np.nanquantile(weighted_metrics(found)[metric](drawn), [0.025, 0.975])
     return float(low), float(high)
 
-# %% ../../nbs/50_model/37_robustness.ipynb #2378b574
+# %% ../../nbs/50_model/37_robustness.ipynb #ac2e2e57
 @dataclass(frozen=True)
 class Robustness:
     "The score of a model when its inputs are disturbed"
@@ -149,7 +149,8 @@ class _Disturber:
         schema: InputSchema = model.schema
         self.estimator, self.seed, self.metric = model.estimator, seed, ranking_metric(schema.task, metric)
         self.task: tuple[str, Task, str | None] = (schema.target, schema.task, schema.positive)
-        self.rows, self.even = rows[[*schema.names, schema.target]].reset_index(drop=True), np.ones(len(rows))
+        self.rows = rows.loc[:, [*schema.names, schema.target]].reset_index(drop=True)
+        self.even = np.ones(len(rows))
         self.names = schema.names
         self.numbers = [name for name, kind in schema.kinds.items() if kind in ("number", "integer")]
         self.clean = predict_rows(self.estimator, self.rows, *self.task)
@@ -227,7 +228,8 @@ def disturb(
         disturber = _Disturber(model, test, metric, seed)
         if not disturber.usable:
             return Robustness(disturber.metric, np.nan, [], [], [], len(test), ["These rows do not define the metric."])
-        spreads = {name: float(train[name].astype("float64").std()) for name in disturber.numbers}
+        known = {name: train[name].to_numpy(np.float64, na_value=np.nan) for name in disturber.numbers}
+        spreads = {name: float(np.nanstd(values)) for name, values in known.items() if not np.isnan(values).all()}
         names = disturber.names[:CELLS]
         if len(names) < len(disturber.names):
             notes.append(f"The first {CELLS} of {len(disturber.names)} columns were left out one by one.")

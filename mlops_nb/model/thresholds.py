@@ -6,7 +6,7 @@
 __all__ = ['NO_COSTS', 'SERVED', 'cost_matrix', 'ideal_threshold', 'cheapest_threshold', 'decide', 'out_of_fold', 'Decision',
            'Undecided', 'weigh_costs']
 
-# %% ../../nbs/50_model/36_thresholds.ipynb #0e94cd3e
+# %% ../../nbs/50_model/36_thresholds.ipynb #9955efdc
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ import pandas as pd
 
 from ..core.errors import UsageError
 from ..data.show import Grid, count, show_alike
+from .estimates import Z, record
 from .evaluation import make_folds, sample_rows
-from .groups import Z, places, record
+from .groups import places
 from .schema import Task
 from .scores import Predictions, predict_rows
 from .train import refit, reproducible_threads
@@ -86,7 +87,7 @@ def decide(
     "The class of smallest expected cost"
     return (probabilities @ matrix).argmin(axis=1)
 
-# %% ../../nbs/50_model/36_thresholds.ipynb #c9d5eac5
+# %% ../../nbs/50_model/36_thresholds.ipynb #cf051454
 def out_of_fold(
     model: Any,  # a fitted Model with its schema
     train: pd.DataFrame,  # training rows, target included
@@ -117,8 +118,8 @@ def out_of_fold(
         assert part.probabilities is not None
         aligned[:, [classes.index(name) for name in part.classes]] = part.probabilities
         columns.append(aligned)
-    together = (np.concatenate([getattr(part, name) for part in parts]) for name in ("truth", "predicted"))
-    return Predictions(schema.task, *together, np.concatenate(columns), tuple(classes), schema.positive)
+    truth, predicted = (np.concatenate([getattr(part, name) for part in parts]) for name in ("truth", "predicted"))
+    return Predictions(schema.task, truth, predicted, np.concatenate(columns), tuple(classes), schema.positive)
 
 # %% ../../nbs/50_model/36_thresholds.ipynb #6749fb9e
 NO_COSTS = (

@@ -132,7 +132,7 @@ def test_the_cheapest_threshold_is_the_cheapest_of_all():
 
 
 def test_costs_are_weighed_out_of_fold(fitted):
-    model, train, test, found = fitted
+    model, train, _, found = fitted
     if found.task == "regression":
         with pytest.raises(UsageError, match="the target is a number"):
             weigh_costs(model, train, found, [1, 2])
