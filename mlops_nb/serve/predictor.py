@@ -16,6 +16,7 @@ from typing import Any
 
 from ..core.errors import MlopsError, StorageError
 from ..model.archive import load_estimator
+from ..model.environment import check_environment
 from ..model.schema import InputSchema, frame_from_columns
 from ..registry.encryption import read_plain
 from ..registry.releases import Arm, Release
@@ -139,7 +140,11 @@ class ReleasedModel:
                 f"{name} {self.manifest['requirements'][name]} -> {here}" for name, here in different.items()
             )
             logger.warning("%s version %s was trained with other libraries: %s", self.model, self.version, pairs)
-        return load_estimator(self._plain("model.skops"), self.manifest["packages"])
+        return self._load_skops()
+
+    def _load_skops(self) -> Any:
+        check_environment(f"{self.model} version {self.version}", self.manifest)
+        return load_estimator(self._plain("model.skops"), self.manifest["packages"], self.manifest.get("trusted"))
 
     def _plain(self, name: str) -> bytes:
         "A file of the version, decrypted in memory if it is encrypted"
