@@ -13,7 +13,7 @@ import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import FunctionType
@@ -208,8 +208,16 @@ def check_types(
 def load_estimator(
     archive: bytes,  # whose hash the caller has verified
     packages: Iterable[str] = (),  # trusted besides those of TRUSTED
+    listed: Collection[str] | None = None,  # types that were found when it was packaged; None: not known
 ) -> Any:
-    "The estimator in an archive"
+    "The estimator in an archive; refused when it holds a type that is not listed"
     from skops.io import loads
 
-    return loads(archive, trusted=check_types(archive, packages))
+    types = check_types(archive, packages)
+    if foreign := [name for name in types if listed is not None and name not in listed]:
+        raise UsageError(
+            f"The model holds {', '.join(foreign)}, which is not on the list that was made when it was packaged.",
+            "It is not the model that was packaged: package it again.",
+            value=foreign,
+        )
+    return loads(archive, trusted=types)

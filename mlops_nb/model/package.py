@@ -218,8 +218,9 @@ class ModelPackage:
 
     def load_model(self) -> Model:
         "The model, unpacked after its hash was verified"
-        packages = self.manifest["packages"]
-        return Model(load_estimator(self.member("model.skops"), packages), self.examples, self.schema, packages)
+        packages, listed = self.manifest["packages"], self.manifest["trusted"]
+        estimator = load_estimator(self.member("model.skops"), packages, listed)
+        return Model(estimator, self.examples, self.schema, packages)
 
     def write(
         self,
@@ -237,7 +238,9 @@ class ModelPackage:
         metrics = {
             f"{name} (ranks)" if name == ranked else name: value for name, value in self.manifest["metrics"].items()
         }
-        rows = [[name, value] for name, value in {**facts, **metrics, "training rows": len(self.trained_on)}.items()]
+        trusted = ", ".join(self.manifest["trusted"]) or "none"
+        last = {"training rows": len(self.trained_on), "types that loading trusts": trusted}
+        rows = [[name, value] for name, value in {**facts, **metrics, **last}.items()]
         return Grid(f"Model package {self.manifest['name']}", ["what", "value"], rows)
 
     def _repr_html_(self) -> str:

@@ -29,6 +29,11 @@ def difference(
     champion: Contender,
 ) -> str | None:
     "What keeps the two from being compared, in words; None when nothing does"
+    from mlops_nb.model.environment import breaking_versions
+
+    wanted = champion.package.manifest.get("requirements", {})
+    for name, here in breaking_versions(wanted).items():
+        return f"the champion was trained with {name} {wanted[name]}, which {name} {here} does not read"
     new, old = candidate.package.signature(), champion.package.signature()
     for part in ("task", "target", "classes"):
         if new[part] != old[part]:

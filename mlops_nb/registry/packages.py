@@ -90,8 +90,10 @@ class PackageFile:
     def load_model(self) -> Any:
         "The fitted model"
         from mlops_nb.model.archive import load_estimator
+        from mlops_nb.model.environment import check_environment
 
-        return load_estimator(self.read("model.skops"), self.manifest["packages"])
+        check_environment(f"The model {self.manifest['name']} of package {self.digest[:12]}", self.manifest)
+        return load_estimator(self.read("model.skops"), self.manifest["packages"], self.manifest["trusted"])
 
     def served_files(self) -> dict[str, bytes]:
         "The files that a server needs, by name"

@@ -18,6 +18,7 @@ from .leases import Leases
 from .migrate import open_database
 from .models import Aliases, Releases, Versions
 from .reruns import Reruns
+from .retention import Retention
 from .results import ResultReader, ResultWriter
 from .runs import RunReader, RunWriter
 from .sketches import Sketches
@@ -42,6 +43,7 @@ class Ledger(
     Annotations,
     Costs,
     Reruns,
+    Retention,
 ):
     "Runs, results, models, releases and what else happened"
 

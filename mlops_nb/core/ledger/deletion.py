@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from .database import Execute, Records, now, to_text
 from .leases import is_gone
-from .models import CURRENT, actor
+from .models import CURRENT, STANDING, actor
 from .runs import insert
 
 # %% ../../../nbs/00_core/23_ledger_deletion.ipynb #3a108943
@@ -65,7 +65,7 @@ class Deleter(Records):
         "Why runs stay"
         aliased = {(row["name"], row["version"]): row["alias"] for row in self.database.rows(CURRENT) if row["version"]}
         found: dict[str, str] = {}
-        for row in self.database.rows("SELECT name, version, run_id FROM model_versions"):
+        for row in self.database.rows(f"SELECT name, version, run_id FROM {STANDING}"):
             place, words = (row["name"], row["version"]), f"{row['name']} version {row['version']}"
             if place in aliased:
                 found[row["run_id"]] = f"{words}, which came of it, is {aliased[place]}"
@@ -88,7 +88,7 @@ class Deleter(Records):
         "Digests that the deletion lets go, and those that the ledger needs afterwards"
         artifacts = self.database.rows("SELECT result_id, sha256 FROM artifacts")
         sources, going = self.database.rows("SELECT run_id, sha256 FROM run_sources"), set(plan.runs)
-        versions = {row["digest"] for row in self.database.rows("SELECT digest FROM model_versions")}
+        versions = {row["digest"] for row in self.database.rows(f"SELECT digest FROM {STANDING}")}
         doomed = set(plan.results)
         stay = {
             row["run_id"] for row in self.database.rows("SELECT id, run_id FROM results") if row["id"] not in doomed

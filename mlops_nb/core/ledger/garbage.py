@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from .database import Execute, Records, now, to_text
 from .leases import is_gone
-from .models import actor
+from .models import STANDING, actor
 from .runs import insert
 
 # %% ../../../nbs/00_core/19_ledger_garbage.ipynb #d8db019a
@@ -81,7 +81,7 @@ class Garbage(Records):
             "SELECT *, id IN (SELECT subject FROM events WHERE kind = 'rerun_begun') AS repeats "
             "FROM runs WHERE status <> 'deleted' ORDER BY started DESC, id DESC"
         )
-        versions = self.database.rows("SELECT digest, run_id FROM model_versions")
+        versions = self.database.rows(f"SELECT digest, run_id FROM {STANDING}")
         known = {row["id"] for row in rows}
         registered = {row["run_id"] for row in versions} & known
         runs = with_family(rows, recent_runs(rows, count, since) | registered | known.intersection(awaited))
