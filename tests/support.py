@@ -70,7 +70,7 @@ class Project:
 
 
 def debian_program(package: str, program: str) -> str:
-    """A program of this machine, else of a package of Debian, unpacked and not installed; skips when it cannot be had."""
+    """A program of this machine, else of a package of Debian, unpacked, not installed; skips without it."""
     place = PROGRAMS / package / "usr" / "bin" / program
     if found := shutil.which(program) or (str(place) if place.exists() else None):
         return found

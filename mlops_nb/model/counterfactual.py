@@ -75,7 +75,7 @@ class Counterfactual:
     def __repr__(self) -> str:
         return self.words
 
-# %% ../../nbs/50_model/44_counterfactual.ipynb #4000d520
+# %% ../../nbs/50_model/44_counterfactual.ipynb #38ea954f
 def _aim(
     model: Any, record: pd.DataFrame, wanted: str, at_least: float | None, at_most: float | None
 ) -> tuple[str, Callable[[pd.DataFrame], tuple[np.ndarray, np.ndarray]]]:
@@ -84,7 +84,7 @@ def _aim(
     if schema.task == "regression":
         if (at_least is None) == (at_most is None):
             raise UsageError("A number can be wanted to rise or to fall.", "Give at_least= or at_most=.")
-        sign, bound = (1.0, at_least) if at_most is None else (-1.0, at_most)
+        sign, bound = (1.0, float(at_least or 0)) if at_most is None else (-1.0, float(at_most))
         words = f"{schema.target} of at {'least' if sign > 0 else 'most'} {bound:,g}"
 
         def numbers(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -111,7 +111,7 @@ def _class_aim(
 
     return f"'{classes[place]}'", chances
 
-# %% ../../nbs/50_model/44_counterfactual.ipynb #1fd0a27a
+# %% ../../nbs/50_model/44_counterfactual.ipynb #0200ef58
 def _options(feature: Feature, column: pd.Series, record: pd.DataFrame) -> list[tuple[Any, float]]:
     "Values to try, with the size of the change"
     now, tried = record[feature.name].iloc[0], grid_values(column, feature)
@@ -119,8 +119,12 @@ def _options(feature: Feature, column: pd.Series, record: pd.DataFrame) -> list[
     if levels or pd.isna(now):
         return [(value, ANOTHER_LEVEL) for value in tried if pd.isna(now) or value != now]
     known = column.dropna()
-    rank = lambda value: float((known < value).mean() + (known <= value).mean()) / 2  # noqa: E731
-    return [(value, max(abs(rank(value) - rank(now)), 1e-6)) for value in tried if value != now]
+    return [(value, max(abs(_rank(known, value) - _rank(known, now)), 1e-6)) for value in tried if value != now]
+
+
+def _rank(known: pd.Series, value: Any) -> float:
+    "Share of the values that lie below, half of the equal ones included"
+    return float((known < value).mean() + (known <= value).mean()) / 2
 
 
 def _with_values(record: pd.DataFrame, plans: Sequence[dict[str, Any]], column_types: dict[str, Any]) -> pd.DataFrame:
@@ -161,7 +165,7 @@ def counterfactual(
     free = [
         one for one in schema.features if (actionable is None or one.name in actionable) and one.name not in immutable
     ]
-    options = {one.name: _options(one, train[one.name], record) for one in free}
+    options = {one.name: _options(one, train.loc[:, one.name], record) for one in free}
     types = {one.name: train[one.name].dtype for one in free}
     plan, _, after, done = (
         ({}, 0.0, progress[0], True) if reached[0] else _search(record, options, types, judge, progress[0])

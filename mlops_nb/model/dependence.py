@@ -63,7 +63,7 @@ def grid_values(
     places = np.unique(np.round(np.linspace(0.02, 0.98, POINTS) * (len(ordered) - 1)).astype(int))
     return list(ordered.iloc[places].drop_duplicates())
 
-# %% ../../nbs/50_model/42_dependence.ipynb #c124e995
+# %% ../../nbs/50_model/42_dependence.ipynb #177231cd
 def partial_dependence(
     model: Any,  # a fitted Model with a schema
     rows: pd.DataFrame,
@@ -79,16 +79,14 @@ def partial_dependence(
             raise UsageError(f"The model has no input '{name}'.", near)
     sample = sample_test(rows, ROWS, seed).loc[:, schema.names].reset_index(drop=True)
     with reproducible_threads(0):
-        return [_curve(model, rows[name], sample, features[name]) for name in inputs]
+        return [_curve(model, rows.loc[:, name], sample, features[name]) for name in inputs]
 
 
 def _curve(model: Any, column: pd.Series, sample: pd.DataFrame, feature: Feature) -> Dependence:
     tried = grid_values(column, feature)
     together = sample.take(np.tile(np.arange(len(sample)), len(tried))).reset_index(drop=True)
     if tried:
-        together[feature.name] = pd.Series(
-            np.repeat(pd.array(tried, dtype=column.dtype), len(sample)), dtype=column.dtype
-        )
+        together[feature.name] = pd.Series(tried, dtype=column.dtype).repeat(len(sample)).array
     names, quantity, answers = _answers(model, together) if tried else ((), "", np.zeros((0, 0)))
     mean = answers.reshape(len(tried), len(sample), -1).mean(axis=1) if tried else answers
     deciles = [] if feature.kind in ("category", "boolean") else [plain_value(one) for one in _deciles(column)]

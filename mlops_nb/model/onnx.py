@@ -120,12 +120,12 @@ class OnnxModel:
         content: bytes,  # from `to_onnx`
         schema: InputSchema,
     ):
-        from onnxruntime import InferenceSession, SessionOptions
+        import onnxruntime
 
-        options = SessionOptions()
+        options = onnxruntime.SessionOptions()  # pyright: ignore[reportAttributeAccessIssue]
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        self.session = InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         used = {column.name for column in self.session.get_inputs()}
         self.kinds: dict[str, str] = {name: kind for name, kind in schema.kinds.items() if name in used}
         if schema.task != "regression":

@@ -37,7 +37,7 @@ def feed(
     kinds: dict[str, str],  # kind of each input
 ) -> dict[str, np.ndarray]:
     "The columns of a frame as the ONNX model takes them"
-    return {name: _fed(rows[name], kind).reshape(-1, 1) for name, kind in kinds.items()}
+    return {name: _fed(rows.loc[:, name], kind).reshape(-1, 1) for name, kind in kinds.items()}
 
 
 def _fed(values: pd.Series, kind: str) -> np.ndarray:

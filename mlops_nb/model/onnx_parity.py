@@ -92,7 +92,7 @@ def export_onnx(
     "The model in ONNX, if it answers there as it does here"
     if model.schema is None:
         return _without("the model has no input schema")
-    rows = pd.concat([sample(table[model.schema.names]) for table in tables], ignore_index=True)
+    rows = pd.concat([sample(table.loc[:, model.schema.names]) for table in tables], ignore_index=True)
     try:
         content = to_onnx(model.estimator, model.schema)
         with reproducible_threads(rows.size):

@@ -39,7 +39,7 @@ def boosted_trees(
             if nodes["is_categorical"].any():
                 raise Unconvertible(estimator, "splits by sets of categories, which is not converted here")
             names = ("feature_idx", "num_threshold", "left", "right", "missing_go_to_left", "is_leaf", "value")
-            yield Tree(*(nodes[name] for name in names), target)
+            yield Tree(*[nodes[name] for name in names], target=target)
 
 
 def forest_trees(

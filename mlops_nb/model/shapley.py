@@ -24,7 +24,7 @@ from .features import PARTS
 from .leaves import collect_leaves, leaf_values, trees_of
 from .schema import InputSchema, check_columns, plain_value
 
-# %% ../../nbs/50_model/41_shapley.ipynb #802b3523
+# %% ../../nbs/50_model/41_shapley.ipynb #5a233e3c
 MARGINS = ("LogisticRegression", "HistGradientBoostingClassifier")  # whose answers are sums of log-odds
 
 
@@ -44,13 +44,13 @@ def scale_of(
     "Unit and names of what a model answers, and a function that gives it"
     if schema.task == "regression":
         return Scale(schema.target, (schema.target,), lambda rows: np.asarray(estimator.predict(rows)).reshape(-1, 1))
-    classes = tuple(str(name) for name in estimator.classes_)
+    classes = [str(name) for name in estimator.classes_]
     by_margin = type(final_estimator(estimator)).__name__ in MARGINS
     if len(classes) > 2:
         unit = "score (a difference of 0.69 between two classes doubles the ratio of their probabilities)"
         method = estimator.decision_function if by_margin else estimator.predict_proba
-        return Scale(unit if by_margin else "probability", classes, lambda rows: np.asarray(method(rows)))
-    positive = schema.positive if schema.positive in classes else classes[-1]
+        return Scale(unit if by_margin else "probability", (*classes,), lambda rows: np.asarray(method(rows)))
+    positive = str(schema.positive if schema.positive in classes else classes[-1])
     place = classes.index(positive)
     if by_margin:
         sign = 1.0 if place == len(classes) - 1 else -1.0
@@ -85,7 +85,7 @@ def column_owners(
         found.append(np.repeat([places[column] for column in columns], _widths(name, part, columns)))
     return np.concatenate(found) if found else None
 
-# %% ../../nbs/50_model/41_shapley.ipynb #d6295ae2
+# %% ../../nbs/50_model/41_shapley.ipynb #4ab462bf
 def _additive(
     estimator: Any, schema: InputSchema
 ) -> tuple[Callable[[pd.DataFrame], np.ndarray], np.ndarray, Any] | None:
@@ -102,7 +102,8 @@ def _additive(
 def _by_input(values: np.ndarray, owners: np.ndarray, inputs: int) -> np.ndarray:
     "(rows, columns, outputs) summed up to (rows, inputs, outputs)"
     found = np.zeros((len(values), inputs, values.shape[2]))
-    np.add.at(found, (slice(None), owners), values)
+    for column, owner in enumerate(owners):
+        found[:, owner] += values[:, column]
     return found
 
 # %% ../../nbs/50_model/41_shapley.ipynb #c665f636

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..core.errors import MlopsError, StorageError, UsageError
 from ..model.archive import load_estimator
+from ..model.environment import check_environment
 from ..model.onnx import OnnxModel
 from ..model.schema import InputSchema, frame_from_columns
 from ..registry.encryption import SUFFIX, read_plain
@@ -183,7 +184,11 @@ class ReleasedModel:
             return "onnx", OnnxModel(self._plain("model.onnx"), self.inputs)
         if different:
             logger.warning("%s was trained with other libraries: %s", name, trained)
-        return "skops", load_estimator(self._plain("model.skops"), self.manifest["packages"])
+        return "skops", self._load_skops()
+
+    def _load_skops(self) -> Any:
+        check_environment(f"{self.model} version {self.version}", self.manifest)
+        return load_estimator(self._plain("model.skops"), self.manifest["packages"], self.manifest.get("trusted"))
 
     def _plain(self, name: str) -> bytes:
         "A file of the version, decrypted in memory if it is encrypted"

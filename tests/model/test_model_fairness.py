@@ -4,11 +4,11 @@ import fairlearn.metrics as fl
 import numpy as np
 import pandas as pd
 import pytest
-from mlops_nb.model.estimates import wilson
 from sklearn import metrics as sk
 from sklearn.datasets import load_breast_cancer, load_diabetes
 
 from mlops_nb.core.errors import UsageError
+from mlops_nb.model.estimates import wilson
 from mlops_nb.model.fairness import NONE_NAMED, assess_fairness, gaps
 from mlops_nb.model.groups import MISSING, group_rows, group_table, level_codes, with_kept
 from mlops_nb.model.scores import Predictions

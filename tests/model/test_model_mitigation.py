@@ -5,7 +5,6 @@ import builtins
 import numpy as np
 import pandas as pd
 import pytest
-from mlops_nb.model.trade_off import trade_off
 from model_support import learn
 
 from mlops_nb.core.errors import Refused, UsageError
@@ -16,6 +15,7 @@ from mlops_nb.model.mitigation import fair_weights, mitigate, vote
 from mlops_nb.model.package import ModelPackage
 from mlops_nb.model.schema import describe_inputs
 from mlops_nb.model.scores import predict_rows
+from mlops_nb.model.trade_off import trade_off
 
 KINDS = {"merit": "number", "hobby": "number", "school": "category"}
 

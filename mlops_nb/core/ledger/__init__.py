@@ -18,8 +18,8 @@ from .leases import Leases
 from .migrate import open_database
 from .models import Aliases, Releases, Versions
 from .reruns import Reruns
-from .retention import Retention
 from .results import ResultReader, ResultWriter
+from .retention import Retention
 from .runs import RunReader, RunWriter
 from .sketches import Sketches
 from .trail import Mirrors, Trail
