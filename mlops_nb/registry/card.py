@@ -279,10 +279,10 @@ def _limits(card: Card) -> Section:
 def _lineage(card: Card) -> Section:
     run = card.run
     if run is None:
-        return Section("Lineage", [f"Run {card.version['run']} is no longer on record."])
+        return Section("Lineage", ["The run that made it is no longer on record."])
     git = run["git"] or {}
     commit = f"{git['commit']}{' with uncommitted changes' if git.get('dirty') else ''}" if git else "none"
-    facts = [["run", run["run"]], ["pipeline", run["pipeline"]], ["commit", commit], ["Python", run["python"]]]
+    facts = [["pipeline", run["pipeline"]], ["commit", commit], ["Python", run["python"]]]
     facts += [["input schema, sha256", card.version["schema_digest"]]]
     needs = card.package.manifest.get("requirements", {})
     facts += [["libraries", ", ".join(f"{name} {version}" for name, version in needs.items())]]
@@ -320,7 +320,7 @@ def _decisions(card: Card) -> Section:
         words = told.get("reason") or told.get("text") or ", ".join(f"{key} {value}" for key, value in told.items())
         rows.append([str(event["at"])[:16].replace("T", " "), event["actor"], event["kind"].replace("_", " "), words])
     aliases = ", ".join(card.version["aliases"]) or "none"
-    blocks: list[Any] = [f"Aliases now: {aliases}."]
+    blocks: list[Any] = [f"Registered by run {card.version['run']}. Aliases now: {aliases}."]
     if card.now["verdict"]:
         blocks.append(f"Compared with the champion: {card.now['verdict']}.")
     if not any(event["kind"] in ("approval", "rejection") for event in card.now["events"]):

@@ -57,7 +57,7 @@ class Part(NamedTuple):
     "One part, and where it stands"
 
     text: str  # empty when nobody has written it
-    origin: str  # 'recorded with run ...', 'the notebook as it is now', or empty
+    origin: str  # 'recorded with the run', 'the notebook as it is now', or empty
 
 
 def _step_notebook(run: Mapping[str, Any], digest: str) -> str:
@@ -101,6 +101,6 @@ def card_parts(
             f"[registry] card_notebook is '{path}', and there is no such file.", "Correct the path.", value=path
         )
     now = _texts(file.read_bytes()) if current and path and file.is_file() else {}
-    recorded = {name: Part(text, f"recorded with run {run['run'] if run else ''}") for name, text in then.items()}
+    recorded = {name: Part(text, "recorded with the run") for name, text in then.items()}
     written = {name: Part(text, "the notebook as it is now, written after the run") for name, text in now.items()}
     return {name: recorded.get(name) or written.get(name) or Part("", "") for name in PARTS}

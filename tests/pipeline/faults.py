@@ -649,7 +649,7 @@ def run_case(bench: Bench, seed: int, injector: str) -> None:
             if not case.edited:
                 assert case.sources() == sources
             if not (case.killed or case.edited):
-                assert leftovers(case) == []
+                assert leftovers(case) == [], leftovers(case)
                 assert injector not in STOPS or set(case.ran().values()) <= {1} or "Ctrl" in injector
             (bench.folder / "enough").write_text("")
             check_again(case)

@@ -54,7 +54,7 @@ def test_the_card_of_a_run(default_run, tmp_path):
     for words in ("roc_auc (ranks)", "worst concave points", "sklearn:breast_cancer", "Split by lot", told["digest"]):
         assert words in text and words in page
     assert page.count("data:image/svg+xml;base64,") == 3 and "<script" not in page
-    assert "alias champion set on version 1" in text and "Nobody has approved" in text and "no signature" in text
+    assert "alias champion set on version 1" in text and "Nobody has approved" in text and "Signed: model.sig" in text
 
 
 def test_the_signed_card_tells_nothing_that_changes(registered):
@@ -99,7 +99,7 @@ def test_words_written_before_the_run_win_and_later_ones_are_told_as_such(defaul
         digest = Store(settings.workspace.path / "objects").put_bytes(recorded.encode())
         run = ledger.run(version["run"]) | {"sources": {"nbs/pipelines/tabular/60_package.ipynb": digest}}
         part = card_parts(settings, run, version["digest"])["Intended use"]
-        assert part.text == "As it was." and version["run"] in part.origin
+        assert part.text == "As it was." and part.origin == "recorded with the run"
 
 
 def test_a_notebook_of_its_own(registered, tmp_path):
