@@ -11,7 +11,19 @@ import pytest
 
 from mlops_nb.commands.catalogue import COMMANDS
 
-HEAVY = {"cryptography", "pandas", "sklearn", "numpy", "wandb", "bentoml", "papermill", "nbformat", "sqlalchemy", "pydantic", "pyarrow"}
+HEAVY = {
+    "cryptography",
+    "pandas",
+    "sklearn",
+    "numpy",
+    "wandb",
+    "bentoml",
+    "papermill",
+    "nbformat",
+    "sqlalchemy",
+    "pydantic",
+    "pyarrow",
+}
 HEAVY |= {"click", "rich", "matplotlib", "nbclient", "alembic", "jupyter_client", "psutil", "msgspec"}
 
 

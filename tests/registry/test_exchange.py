@@ -220,7 +220,8 @@ def test_a_package_of_another_model_is_refused(ci, mine, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("absent.zip", "There is no file"), (".", "is a folder"), ("settings.ini", "is no model that")]
+    ("name", "message"),
+    [("absent.zip", "There is no file"), (".", "is a folder"), ("settings.ini", "is no model that")],
 )
 def test_what_is_no_file_of_ours(mine, name, message):
     with pytest.raises(MlopsError, match=message):

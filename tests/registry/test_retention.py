@@ -80,6 +80,10 @@ def test_the_same_package_comes_back_with_its_number(project, packages):
 
 
 def test_what_is_not_there_is_named(project):
-    for name, message in (("churn", "names no version"), ("churn:9", "no version '9'"), ("chrun:1", "no model 'chrun'")):
+    for name, message in (
+        ("churn", "names no version"),
+        ("churn:9", "no version '9'"),
+        ("chrun:1", "no model 'chrun'"),
+    ):
         with pytest.raises(UsageError, match=message):
             delete_versions(project, [name])

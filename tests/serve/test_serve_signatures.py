@@ -40,7 +40,10 @@ def refusal():
         ((), "by a key that is not trusted here"),
         ((OTHER,), "mlops-nb keys trust FILE --name NAME --role serve"),
         ((KEY._replace(expires="2026-01-01T00:00:00Z"),), "the key project, which expired on 2026-01-01"),
-        ((KEY._replace(revoked="2026-01-01T00:00:00Z", reason="stolen"),), "was revoked on 2026-01-01T00:00:00Z (stolen)"),
+        (
+            (KEY._replace(revoked="2026-01-01T00:00:00Z", reason="stolen"),),
+            "was revoked on 2026-01-01T00:00:00Z (stolen)",
+        ),
         ((KEY._replace(roles=("import",)),), "trusted for import and not for serve"),
     ],
 )
