@@ -30,7 +30,7 @@ ENCRYPT = Command(
     "Without --to: [registry] recipients. A server is told where its key is by [serving] identity.",
 )
 
-# %% ../../nbs/95_cli/02_catalogue_files.ipynb #941a7dce
+# %% ../../nbs/95_cli/02_catalogue_files.ipynb #b2b85364
 MODELS_EXPORT = Command(
     "models export",
     "Write a version with all that belongs to it into one signed file",
@@ -48,7 +48,8 @@ MODELS_IMPORT = Command(
     (Argument("FILE", "a file of models export", complete="file"),),
     (),
     (("mlops-nb models import churn-3.zip", "a version of its own; no alias moves"),),
-    "The key has to be trusted: mlops-nb keys trust FILE --role import."
+    "The key has to be trusted: mlops-nb keys trust FILE --role import. A pickle is refused, or, when settings.ini says"
+    "\n[registry] allow_pickle = true, scanned (which is advisory), read, and written as skops beside it."
     "\nExit codes: 0 imported, or known already, 2 no such file, 3 the signature does not verify.",
 )
 
