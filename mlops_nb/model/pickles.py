@@ -110,7 +110,9 @@ def read_pickle(
         raise _foreign(path, foreign[0])
     estimator = _read(path, content)
     if not hasattr(estimator, "predict"):
-        raise UsageError(f"{path.name} holds a {type(estimator).__name__}, which cannot predict.", "Give a fitted model.")
+        raise UsageError(
+            f"{path.name} holds a {type(estimator).__name__}, which cannot predict.", "Give a fitted model."
+        )
     return estimator, found
 
 

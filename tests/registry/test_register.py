@@ -6,8 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import textwrap
+import time
 
 import pytest
 from registry_support import give, make_project, package, people, standing
