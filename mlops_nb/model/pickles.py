@@ -7,7 +7,6 @@ __all__ = ['OLD', 'HELPERS', 'ADVISORY', 'Scan', 'scan', 'is_needed', 'read_pick
 
 # %% ../../nbs/50_model/61_pickles.ipynb #150ea6b3
 import io
-import pickle
 import pickletools
 from pathlib import Path
 from typing import Any, NamedTuple
