@@ -298,7 +298,7 @@ NEW = Command(
     (
         Option(
             ("--with",),
-            "an optional step: select, which drops columns that are worth no more than chance, or mitigate, which treats groups alike",
+            "an optional step: select, which drops columns worth no more than chance, or mitigate, which treats groups alike",
             "STEP",
             many=True,
         ),

@@ -12,7 +12,8 @@ from itertools import groupby
 from typing import Any
 
 from ..data.show import Grid
-from .card import Card, Picture, Said, Section, Table, missing_parts
+from .card import Card, missing_parts
+from .card_sections import Picture, Said, Section, Table
 from ..track.page import Markup, badge, page, table
 
 # %% ../../nbs/60_registry/41_card_html.ipynb #13da84b1
