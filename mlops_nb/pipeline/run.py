@@ -93,7 +93,9 @@ def _sum_up(run: Run) -> None:
     models = {m["digest"]: m | {"run": one.id} for one in (*children, run) for m in one.document["models"]}
     if children and models:
         aliases = {(one["name"], one["version"]): one["aliases"] for one in run.ledger.versions()}
-        run.document["models"] = [m | {"aliases": aliases[m["name"], m["version"]]} for m in models.values()]
+        run.document["models"] = [
+            m | {"aliases": aliases.get((m["name"], m["version"]), m["aliases"])} for m in models.values()
+        ]
 
 # %% ../../nbs/30_pipeline/16_run.ipynb #81e90097
 PAUSE = 0.2  # seconds between two looks at a lease that another run has
@@ -229,7 +231,7 @@ def _refusal(run: Run) -> dict[str, Any] | None:
 
 def _is_gated(child: Run) -> bool:
     "Whether all of a child's steps are there and its model was refused"
-    return child.document["status"] == "refused" and child.ended is None
+    return child.ended is None and any(model.get("refused") for model in child.document["models"])
 
 
 # others: failed, 1

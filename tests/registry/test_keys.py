@@ -231,7 +231,7 @@ def test_a_signature_that_was_damaged_is_made_again(project, ledger):
 
 
 def test_a_listing_says_who_signed(project, ledger, monkeypatch):
-    from mlops_nb.registry.versions import models
+    from mlops_nb.registry.look import models
 
     complete(project, ledger)
     monkeypatch.chdir(project.project)

@@ -170,7 +170,7 @@ def test_a_model_from_other_libraries_is_a_warning_with_names(served_project, mo
 
 
 def test_a_model_that_does_not_load_says_why(served_project, monkeypatch):
-    def fail(content, packages):
+    def fail(content, packages, listed):
         raise AttributeError("no such class")
 
     monkeypatch.setattr("mlops_nb.serve.predictor.load_estimator", fail)
