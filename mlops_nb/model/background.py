@@ -16,6 +16,7 @@ import pandas as pd
 
 from ..core.errors import UsageError
 from ..core.hashing import canonical_json
+from ..data.rows import mix_bits, row_hashes
 from .schema import Feature, InputSchema, frame_from_records, plain_value
 
 # %% ../../nbs/50_model/40_background.ipynb #8f697b01
@@ -61,6 +62,13 @@ class Background:
         return cls(frame_from_records(schema, document["rows"]), document["usual"])
 
 
+def _lots(rows: pd.DataFrame, seed: int) -> np.ndarray:
+    "A number for each row that looks random and does not depend on the order of the rows"
+    hashes = row_hashes(rows)
+    nth = pd.Series(hashes).groupby(hashes).cumcount().to_numpy(np.uint64)  # equal rows draw different lots
+    return mix_bits(hashes + nth + np.uint64(seed))
+
+
 def draw_background(
     train: pd.DataFrame,  # training rows
     schema: InputSchema,
@@ -68,7 +76,7 @@ def draw_background(
     seed: int = 0,
 ) -> Background:
     "Rows of the training rows by lot, and the usual values of all of them"
-    places = np.random.default_rng(seed).permutation(len(train))[:count]
-    drawn = train.loc[:, schema.names].iloc[places].reset_index(drop=True)  # of which the first few are by lot, too
+    rows = train.loc[:, schema.names]
+    drawn = rows.iloc[np.argsort(_lots(rows, seed))[:count]].reset_index(drop=True)  # the first few are by lot, too
     usual = {feature.name: usual_value(train.loc[:, feature.name], feature) for feature in schema.features}
     return Background(drawn, usual)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from importlib.metadata import version
 
 import pytest
 from serve_support import KINDS, people
@@ -57,10 +58,19 @@ def test_another_scikit_learn_or_python_is_answered_by_onnx(package, tmp_path, c
 
 def test_without_parity_scikit_learn_answers_with_a_warning(package, tmp_path, caplog):
     facts = {"onnx": {"ok": False, "reason": "3 of 200 decisions flip"}}
+    minor = ".".join(version("scikit-learn").split(".")[:2])
     with caplog.at_level(logging.WARNING):
-        changes = {"requirements": {"scikit-learn": "1.4.2"}, "formats": facts}
+        changes = {"requirements": {"scikit-learn": f"{minor}.99"}, "formats": facts}
         served = load_model(released(tmp_path, package, onnx=False, **changes))
-    assert served.format == "skops" and "scikit-learn 1.4.2 -> " in caplog.text
+    assert served.format == "skops" and f"scikit-learn {minor}.99 -> " in caplog.text
+
+
+def test_without_parity_another_minor_version_is_refused_with_the_remedy(package, tmp_path):
+    facts = {"onnx": {"ok": False, "reason": "3 of 200 decisions flip"}}
+    other = released(tmp_path, package, onnx=False, requirements={"scikit-learn": "1.4.2"}, formats=facts)
+    with pytest.raises(UsageError, match=r"trained with scikit-learn 1\.4\.2, and here") as caught:
+        load_model(other)
+    assert "pip install scikit-learn==1.4.2" in str(caught.value)
 
 
 def test_a_setting_insists_on_a_format(package, tmp_path):
