@@ -33,7 +33,7 @@ MODELS = Command(
         ("mlops-nb models --where 'roc_auc >= 0.9' --tag candidate", "those that match"),
         ("mlops-nb models churn --json", "one model, for a program"),
     ),
-    "What belongs to single versions: mlops-nb models tag, note.",
+    "What belongs to single versions: mlops-nb models tag, note, export, import, delete, prune.",
 )
 TAG_MODEL = Command(
     "models tag",
