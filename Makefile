@@ -3,7 +3,7 @@
 # make help   the other targets
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check export lock serve clean
+.PHONY: help setup run test coverage check export lock serve clean
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -25,7 +25,10 @@ run: setup  ## run the tabular pipeline on real data, end to end
 serve: setup  ## answer predictions with the published model
 	@$(BIN)/bentoml serve
 
-test: setup  ## every test, with branch coverage
+test: setup  ## every test
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(PYTEST)
+
+coverage: setup  ## every test, with branch coverage: two to three times as long
 	@$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term:skip-covered $(PYTEST)
 
 check: setup  ## modules equal their notebooks, notebooks are clean, lint, types
