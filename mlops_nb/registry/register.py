@@ -32,12 +32,12 @@ from mlops_nb.registry.encryption import (
     plain_versions,
     recipients_of,
 )
-from .folder import save_version, signature_over
+from .folder import save_version, signature_over, verify_version
 from .gates import GateReport
 from .keys import trusted_keys
 from .packages import PackageFile
 from .releases import Arm, Document, Release, generations, is_current, publish
-from .verify import signature_state
+from .verify import NotVerified, signature_state
 from .versions import CHAMPION, KEPT, verdict_of
 
 # %% ../../nbs/60_registry/07_register.ipynb #aee4a8f3
@@ -213,6 +213,13 @@ def _judge(registrar: Registrar, name: str, version: int, standing: int | None) 
         Contender(number, registrar.package(registrar.version_of(name, number)["digest"]))
         for number in (version, standing)
     )
+    try:
+        save_version(registrar, name, standing)
+        for number, package in (candidate, champion):
+            verify_version(registrar.settings, registrar.version_of(name, number), package)
+    except (NotVerified, StorageError) as error:
+        why = f"version {standing} stays champion: {error.message.rstrip('.')}"
+        return Verdict(False, why, {"candidate": version, "champion": standing})
     with importable(registrar.settings.project):
         return judge(candidate, champion, _holdout_reader(registrar, candidate), score_model)
 
