@@ -94,6 +94,9 @@ class Registrar:
         save_copy(self, name, version, digest)
         refused = decide(self, name, version)
         release_champion(self, name)
+        standing = self.ledger.alias(name, CHAMPION)
+        if standing not in (None, version):
+            save_copy(self, name, standing, self.version_of(name, standing)["digest"])
         self.hashes.save()
         aliases = self.version_of(name, version)["aliases"]
         model = {"name": name, "version": version, "digest": digest, "aliases": aliases}
@@ -139,10 +142,14 @@ def save_copy(
     recipients = chosen_recipients(registrar.settings, registrar.ledger, name)
     hashes = registrar.hashes.get(package.path, "served", lambda _: _hashes(package.served_files()))
     expected = encrypted_hashes(hashes, recipients) if recipients else hashes
-    if compare(model_folder(name, version, digest), expected, registrar.hash_of) == "equal":
+    found = compare(model_folder(name, version, digest), expected, registrar.hash_of)
+    if found == "equal":
         return
+    if found == "absent" and verdict_of(registrar.ledger, name, version):  # it was saved before
+        warn(f"{name} version {version} was gone from the BentoML store, and is saved there again from the workspace")
     manifest = package.manifest
-    labels = {"project": registrar.settings.name, "task": manifest["task"], "run": registrar.run["run"]}
+    run = registrar.version_of(name, version)["run"]
+    labels = {"project": registrar.settings.name, "task": manifest["task"], "run": run}
     metadata = {"digest": digest, "metric": manifest["metric"], "metrics": manifest["metrics"]}
     files = encrypt_files(package.served_files(), recipients) if recipients else package.served_files()
     try:
