@@ -94,13 +94,21 @@ class Registrar:
         save_copy(self, name, version, digest)
         refused = decide(self, name, version)
         release_champion(self, name)
-        standing = self.ledger.alias(name, CHAMPION)
-        if standing not in (None, version):
-            save_copy(self, name, standing, self.version_of(name, standing)["digest"])
+        self._copy_champion(name, version)
         self.hashes.save()
         aliases = self.version_of(name, version)["aliases"]
         model = {"name": name, "version": version, "digest": digest, "aliases": aliases}
         return model | {"refused": refused.refusal().document()} if refused else model
+
+    def _copy_champion(self, name: str, version: int) -> None:
+        "See to it that the BentoML store has the champion, if that is another version and its package is there"
+        standing = self.ledger.alias(name, CHAMPION)
+        if standing in (None, version):
+            return
+        try:
+            save_copy(self, name, standing, self.version_of(name, standing)["digest"])
+        except StorageError as error:
+            warn(f"{name} version {standing}, the champion, could not be saved to the BentoML store: {error.message}")
 
 # %% ../../nbs/60_registry/07_register.ipynb #38dd7f95
 def register(

@@ -196,6 +196,17 @@ def test_a_bento_store_that_was_emptied_is_told_of_and_filled_again(project, led
     assert [tag.partition("-")[0] for tag in tags()] == ["churn:1", "churn:2"]
 
 
+def test_a_champion_whose_package_is_gone_is_no_reason_to_fail_the_run(project, ledger, tmp_path, caplog):
+    complete(project, ledger, "20261123-170501-0001", STRONG)
+    complete(project, ledger, "20261123-170502-0002", WEAK)
+    (place,) = (path for path in (project.workspace.path / "objects").rglob("*") if path.name == sha(STRONG))
+    place.unlink()
+    shutil.rmtree(tmp_path / "bentoml")
+    complete(project, ledger, "20261123-170503-0003", WEAK)
+    assert "churn version 1, the champion, could not be saved to the BentoML store" in caplog.text
+    assert [tag.partition("-")[0] for tag in tags()] == ["churn:2"]
+
+
 def test_another_model_under_our_tag_is_an_error(project, ledger):
     model = complete(project, ledger, "20261123-170501-0001", WEAK)
     (model_folder("churn", 1, model["digest"]) / "model.skops").write_bytes(b"another")
