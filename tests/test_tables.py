@@ -118,13 +118,16 @@ def test_a_regression_target_in_a_compressed_tsv(project, tmp_path):
     path = tmp_path / "diabetes.tsv.gz"
     path.write_bytes(gzip.compress(load_diabetes(as_frame=True).frame.to_csv(sep="\t", index=False).encode(), mtime=0))
     words = ["-p", f"ingest.source={path}", "-p", "ingest.target=target", "-p", "train.model=linear"]
-    document = project.run(*words)
+    document = project.run(*words, "-p", "evaluate.curves=true")
     metrics = evaluated(document)
     assert 0.3 < metrics["r2"] < 0.65
     [report] = [project.folder / step["notebook"] for step in document["steps"] if step["step"] == "evaluate"]
     shown = [cell.get("outputs", []) for cell in json.loads(report.read_text(encoding="utf-8"))["cells"]]
     assert not re.search("probabilit|false alarm", json.dumps(shown)), "what is shown speaks of numbers"
     assert metrics["rmse"] == pytest.approx(metrics["mse"] ** 0.5) and metrics["mae"] < metrics["rmse"]
+    cells = json.loads(report.read_text(encoding="utf-8"))["cells"]
+    drawn = [cell["outputs"] for cell in cells if "\nplot_curve(" in "".join(cell["source"])]
+    assert len(drawn) == 2 and all("image/" in json.dumps(outputs) for outputs in drawn), "both curves"
 
 
 def test_a_shuffled_target_is_not_predicted(project, tmp_path):

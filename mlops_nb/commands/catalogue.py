@@ -287,7 +287,8 @@ PACKAGE = Command(
         ("mlops-nb package churn:3 -o churn-3", "another version, beside the project"),
         ("mlops-nb package churn --mlflow churn-mlflow", "for mlflow.pyfunc.load_model"),
     ),
-    "The same version has the same content digest each time, while the project's code stays the same.",
+    "The same version has the same content digest each time, while the project's code stays the same. Of a model that is"
+    "\nreleased encrypted the Bento is encrypted, with other bytes each time, and an MLflow model is refused.",
 )
 NEW = Command(
     "new",

@@ -27,7 +27,9 @@ ENCRYPT = Command(
         ("mlops-nb encrypt churn:3 --to age1qyqs... -o handover", "a folder for somebody"),
         ("age --decrypt -i server.key handover/model.skops.age > model.skops", "without mlops_nb"),
     ),
-    "Without --to: [registry] recipients. A server is told where its key is by [serving] identity.",
+    "Without --to: [registry] recipients. A server is told where its key is by [serving] identity."
+    "\nEncrypted are releases, BentoML's copies and what mlops-nb package makes. What they are made from stays plain in"
+    "\nthe workspace (objects, models/NAME/VERSION, packages made before), and models export writes it plain, too.",
 )
 
 # %% ../../nbs/95_cli/02_catalogue_files.ipynb #b2b85364
@@ -39,6 +41,7 @@ MODELS_EXPORT = Command(
     (VERSION, Argument("FILE", "such as churn-3.zip", complete="file")),
     (),
     (("mlops-nb models export churn churn.zip", "the champion"), ("mlops-nb models export churn:3 churn-3.zip", "one")),
+    "The model in it is plain, also of a model that is released encrypted; encrypt -o FOLDER writes that encrypted.",
 )
 MODELS_IMPORT = Command(
     "models import",

@@ -202,7 +202,9 @@ class Ranked:
         better = self._placed(case, runs)[~case]  # share of the cases below each other
         first = group_means(self.groups[case], quotient(worse, others[self.groups[case]]), cases[:, None])
         second = group_means(self.groups[~case], quotient(better, cases[self.groups[~case]]), others[:, None])
-        return Area(first.value, np.sqrt(first.error**2 + second.error**2), self.rows[:, None])
+        in_order = np.bincount(self.groups[case], weights=worse, minlength=size)  # whole and half numbers: exact
+        error = np.sqrt(first.error**2 + second.error**2)
+        return Area(quotient(in_order, cases * others)[:, None], error, self.rows[:, None])
 
     def _placed(self, chosen: np.ndarray, runs: int) -> np.ndarray:
         "For each row, how many of the chosen rows of its group have a lower score, half of those with the same"

@@ -62,7 +62,7 @@ def _load_pyfunc(path: str) -> MlflowModel:
         if sha256_bytes(content) != manifest["files"][name]:
             raise StorageError(f"{folder / name} is not the file that its manifest lists.", "Write the folder again.")
     schema = InputSchema.parse(json.loads(contents["schema.json"]))
-    return MlflowModel(load_estimator(contents["model.skops"], manifest["packages"]), schema)
+    return MlflowModel(load_estimator(contents["model.skops"], manifest["packages"], manifest["trusted"]), schema)
 
 # %% ../../nbs/50_model/53_mlflow.ipynb #e6b1410e
 MLFLOW_TYPES = {"number": "double", "integer": "long", "boolean": "boolean", "category": "string", "date": "datetime"}
@@ -89,7 +89,7 @@ REQUIRED = ("msgspec", "numpy", "pandas", "scikit-learn", "scipy", "skops")  # b
 
 
 def mlflow_files(
-    files: Mapping[str, bytes],  # manifest.json, model.skops, schema.json, examples.json of a version
+    files: Mapping[str, bytes],  # of a version's folder, with its signature
     code: Mapping[str, bytes],  # path -> content of Python files
     pins: Mapping[str, str],  # name -> version of what is installed where it was trained
     created: str,  # when the version was registered
@@ -111,7 +111,7 @@ def mlflow_files(
     return {
         **{name: text.encode() for name, text in texts.items()},
         "input_example.json": canonical_json({"columns": schema.names, "data": data}),
-        **{f"model/{name}": files[name] for name in ("manifest.json", "model.skops", "schema.json")},
+        **{f"model/{name}": content for name, content in files.items()},
         **{f"code/{path}": content for path, content in code.items()},
     }
 

@@ -80,6 +80,13 @@ class Candidate:
         rows = (manifest.get("assessment") or {}).get("rows", [])
         return found | {Gate(row["metric"], slice=row["slice"]).name: row for row in rows}
 
+    def verify(self) -> None:
+        "Refuse to load its model when the version is not what a trusted key signed, where signatures are required"
+        from mlops_nb.registry.folder import verify_version
+
+        if self.version is not None:
+            verify_version(self.settings, self.version, self.package)
+
     @cached_property
     def champion(self) -> "Candidate | None":
         "The champion of this moment"
@@ -162,8 +169,9 @@ def latency(candidate: Candidate) -> Row:
     package = ModelPackage.read(candidate.package.path)
     if not len(package.examples):
         return nothing("the package has no example row to predict", "Give Model(..., example=rows) in train.")
+    candidate.verify()
     with importable(candidate.settings.project), reproducible_threads(0):
-        estimator, row = package.load_model().estimator, package.examples.head(1)
+        estimator, row = candidate.package.load_model(), package.examples.head(1)
         predict = getattr(estimator, "predict_proba", estimator.predict)
         predict(row)
         seconds = [_timed(predict, row) for _ in range(PREDICTIONS)]
@@ -232,6 +240,8 @@ def champion_difference(candidate: Candidate) -> Row:
         }
     from mlops_nb.model.train import reproducible_threads
 
+    candidate.verify()
+    champion.verify()
     with importable(candidate.settings.project), reproducible_threads(0):
         return _paired(candidate.package, champion.package, rows)
 

@@ -25,6 +25,7 @@ from ..core.ledger import Ledger
 from ..core.settings import Settings
 from ..pipeline.record import keep_registry
 from .encrypting import find_version
+from .encryption import chosen_recipients
 from .folder import save_version, signature_over, version_folder
 from .keyring import KIND, warn
 from .keys import trusted_keys
@@ -64,6 +65,9 @@ def export_version(
         raise UsageError(f"{target} is a folder.", "Name the file that is to be written.", value=str(target))
     with Ledger.open(settings, create=False) as ledger:
         version = find_version(ledger, text)
+        if chosen_recipients(settings, ledger, name := version["name"]):
+            plain = f"{name} is released encrypted, and {target.name} holds it plain: whoever has the file can load it."
+            warn(f"{plain} mlops-nb encrypt {name}:{version['version']} --to KEY -o FOLDER writes it encrypted.")
         registrar = Registrar({"run": version["run"]}, settings, ledger)
         folder = save_version(registrar, version["name"], version["version"])
         members: dict[str, bytes | Path] = {FACTS: canonical_json(_facts(settings, version))}

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Provider', 'CONTENTS', 'MODELS', 'served_files', 'metrics_file', 'data_file', 'contents_of', 'version_folder',
-           'save_version', 'signed_root', 'signature_over', 'signatures_of']
+           'save_version', 'signed_root', 'signature_over', 'signatures_of', 'verify_version']
 
 # %% ../../nbs/60_registry/31_folder.ipynb #cde179f1
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from .card import card_contents
 from .keyring import KIND, KeyRing, warn
 from .keys import TrustedKey, trusted_keys
 from .lock import lock_contents
+from .packages import MANIFEST, PackageFile
 from .signature import SIGNATURE, Unsuitable, files_in, read_signature, root_digest
 from .verify import NotVerified, signature_state, verify_folder
 
@@ -228,3 +230,19 @@ def signatures_of(
         found.append(version | {"signature": state, "signed_by": key or None})
     known.save()
     return found
+
+# %% ../../nbs/60_registry/31_folder.ipynb #5e0d93b2
+def verify_version(
+    settings: Settings,
+    version: dict[str, Any],  # as the ledger has it
+    package: PackageFile,  # from which its model will be loaded
+) -> None:
+    "Refuse a version whose package is not what a trusted key signed, where signatures are required"
+    if settings.registry.signatures != "required":
+        return
+    subject = f"{version['name']}:{version['version']}"
+    folder = version_folder(settings.workspace.path, version["name"], version["version"])
+    signed = verify_folder(folder, trusted_keys(settings), subject=subject)
+    if json.loads(signed.read(MANIFEST)) != package.manifest:
+        message = f"The package {package.digest[:12]} in the store is not what was signed as {subject}."
+        raise NotVerified("changed", message, "Do not use it. Restore the object from a backup, or train it again.")

@@ -182,6 +182,7 @@ def check_models(workspace: Workspace) -> Iterator[Finding]:
         yield from _missing(workspace, version["digest"], words, f"Restore it from a backup. {AGAIN}")
         for alias in version["aliases"]:
             yield from _unreleased(workspace, version, alias)
+            yield from _not_copied(workspace, version, alias)
     if workspace.counts.get("versions") and read_record(workspace.path / REGISTRY) is None:
         remedy = "The next run that ends well writes it."
         yield Finding("warn", "model", f"{REGISTRY}, the copy of versions and aliases, is missing", remedy)
@@ -202,6 +203,17 @@ def _unreleased(workspace: Workspace, version: dict[str, Any], alias: str) -> It
     if version["digest"] not in [arm.digest for arm in arms]:
         words = f"{version['name']} version {version['version']} is champion and not what is released"
         yield Finding("fail", "release", words, "mlops-nb run of its pipeline releases it.")
+
+
+def _not_copied(workspace: Workspace, version: dict[str, Any], alias: str) -> Iterator[Finding]:
+    "BentoML's store is the user's, who may empty it: nothing is lost"
+    from mlops_nb.registry.bento_store import model_folder
+    from mlops_nb.registry.versions import CHAMPION
+
+    place = model_folder(version["name"], version["version"], version["digest"])
+    if alias == CHAMPION and workspace.settings.registry.bento_store and not place.is_dir():
+        words = f"the BentoML store has no copy of {version['name']} version {version['version']}, the champion"
+        yield Finding("warn", "model", words, "mlops-nb run of its pipeline saves it again; a server needs none.")
 
 
 def check_releases(workspace: Workspace) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from ..core.errors import UsageError
 from ..core.files import atomic_write, make_folder, storage_errors
 from ..core.settings import Settings
 from .bento import content_digest, meant_version, version_files
+from .encryption import chosen_recipients
 from .lock import PIN, REQUIREMENTS, lock_contents
 from .register import Registrar
 
@@ -62,6 +63,10 @@ def mlflow_version(
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / "MLmodel").is_file()):
         hint = "Name a folder that does not exist yet: --mlflow FOLDER."
         raise UsageError(f"{folder} is there already and holds no MLflow model.", hint, value=str(folder))
+    if chosen_recipients(settings, ledger, version["name"]):
+        message = f"{version['name']} is released encrypted, and an MLflow model would be plain."
+        hint = f"A Bento stays encrypted: mlops-nb package {text}. Plain on purpose: mlops-nb encrypt {version['name']} --off."
+        raise UsageError(message, hint, value=text)
     registrar = Registrar({"run": version["run"], "pipeline": ""}, settings, ledger)
     files = version_files(registrar, version)
     lock = (files.get(REQUIREMENTS) or lock_contents(registrar, version)[REQUIREMENTS]).decode()

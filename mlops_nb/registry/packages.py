@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import StorageError, UsageError
-from ..core.hashing import hash_json, sha256_bytes
+from ..core.hashing import hash_json, sha256_bytes, sha256_file
 
 # %% ../../nbs/60_registry/03_packages.ipynb #16a9bb89
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -64,6 +64,11 @@ class PackageFile:
             value=self.digest,
         )
 
+    def _compare(self) -> None:
+        "Refuse a package that is not the one with this digest, whose manifest may be another one, too"
+        if self.path.is_file() and sha256_file(self.path) != self.digest:
+            raise self._damaged("its content is not what its name says")
+
     @cached_property
     def manifest(self) -> dict[str, Any]:
         "What the package says about itself"
@@ -93,9 +98,11 @@ class PackageFile:
         from mlops_nb.model.environment import check_environment
 
         check_environment(f"The model {self.manifest['name']} of package {self.digest[:12]}", self.manifest)
+        self._compare()
         return load_estimator(self.read("model.skops"), self.manifest["packages"], self.manifest["trusted"])
 
     def served_files(self) -> dict[str, bytes]:
         "The files that a server needs, by name"
+        self._compare()
         names = [*SERVED, *(name for name in WANTED if name in self.manifest["files"])]
         return {MANIFEST: self._raw(MANIFEST), **{name: self.read(name) for name in names}}

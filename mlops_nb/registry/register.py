@@ -32,12 +32,12 @@ from mlops_nb.registry.encryption import (
     plain_versions,
     recipients_of,
 )
-from .folder import save_version, signature_over
+from .folder import save_version, signature_over, verify_version
 from .gates import GateReport
 from .keys import trusted_keys
 from .packages import PackageFile
 from .releases import Arm, Document, Release, generations, is_current, publish
-from .verify import signature_state
+from .verify import NotVerified, signature_state
 from .versions import CHAMPION, KEPT, verdict_of
 
 # %% ../../nbs/60_registry/07_register.ipynb #aee4a8f3
@@ -94,10 +94,21 @@ class Registrar:
         save_copy(self, name, version, digest)
         refused = decide(self, name, version)
         release_champion(self, name)
+        self._copy_champion(name, version)
         self.hashes.save()
         aliases = self.version_of(name, version)["aliases"]
         model = {"name": name, "version": version, "digest": digest, "aliases": aliases}
         return model | {"refused": refused.refusal().document()} if refused else model
+
+    def _copy_champion(self, name: str, version: int) -> None:
+        "See to it that the BentoML store has the champion, if that is another version and its package is there"
+        standing = self.ledger.alias(name, CHAMPION)
+        if standing in (None, version):
+            return
+        try:
+            save_copy(self, name, standing, self.version_of(name, standing)["digest"])
+        except StorageError as error:
+            warn(f"{name} version {standing}, the champion, could not be saved to the BentoML store: {error.message}")
 
 # %% ../../nbs/60_registry/07_register.ipynb #38dd7f95
 def register(
@@ -139,10 +150,14 @@ def save_copy(
     recipients = chosen_recipients(registrar.settings, registrar.ledger, name)
     hashes = registrar.hashes.get(package.path, "served", lambda _: _hashes(package.served_files()))
     expected = encrypted_hashes(hashes, recipients) if recipients else hashes
-    if compare(model_folder(name, version, digest), expected, registrar.hash_of) == "equal":
+    found = compare(model_folder(name, version, digest), expected, registrar.hash_of)
+    if found == "equal":
         return
+    if found == "absent" and verdict_of(registrar.ledger, name, version):  # it was saved before
+        warn(f"{name} version {version} was gone from the BentoML store, and is saved there again from the workspace")
     manifest = package.manifest
-    labels = {"project": registrar.settings.name, "task": manifest["task"], "run": registrar.run["run"]}
+    run = registrar.version_of(name, version)["run"]
+    labels = {"project": registrar.settings.name, "task": manifest["task"], "run": run}
     metadata = {"digest": digest, "metric": manifest["metric"], "metrics": manifest["metrics"]}
     files = encrypt_files(package.served_files(), recipients) if recipients else package.served_files()
     try:
@@ -213,6 +228,13 @@ def _judge(registrar: Registrar, name: str, version: int, standing: int | None) 
         Contender(number, registrar.package(registrar.version_of(name, number)["digest"]))
         for number in (version, standing)
     )
+    try:
+        save_version(registrar, name, standing)
+        for number, package in (candidate, champion):
+            verify_version(registrar.settings, registrar.version_of(name, number), package)
+    except (NotVerified, StorageError) as error:
+        why = f"version {standing} stays champion: {error.message.rstrip('.')}"
+        return Verdict(False, why, {"candidate": version, "champion": standing})
     with importable(registrar.settings.project):
         return judge(candidate, champion, _holdout_reader(registrar, candidate), score_model)
 

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 from support import BIN
 
+from mlops_nb.notebook.artifacts import fetch
+
 
 def command(*words: str, cwd: Path) -> subprocess.CompletedProcess:
     """Run `mlops-nb WORDS` without tracking."""
@@ -102,3 +104,29 @@ def test_a_new_project_can_have_the_step_that_mitigates(tmp_path):
     for step in ("50_evaluate", "60_package"):
         text = (tmp_path / "credit" / "nbs" / "pipelines" / "credit" / f"{step}.ipynb").read_text(encoding="utf-8")
         assert "flow.mitigate.model" in text and "flow.train.model" not in text
+
+
+def test_the_step_that_mitigates_compares_and_hands_on_a_model_without_the_column(tmp_path):
+    assert command("new", "credit", "--with", "mitigate", cwd=tmp_path).returncode == 0
+    place, random = tmp_path / "credit", np.random.default_rng(0)
+    sex, merit = random.choice(["f", "m"], 400), random.normal(size=400)
+    table = pd.DataFrame({"merit": merit, "hobby": random.normal(size=400) + 2 * (sex == "f"), "sex": sex})
+    likely = 1.5 * merit + np.where(sex == "f", -1.2, 1.2) + random.logistic(size=400)
+    table["hired"] = np.where(likely > 0, "yes", "no")
+    table.to_csv(place / "hired.csv", index=False)
+    given = ("ingest.source=hired.csv", "ingest.target=hired", "ingest.keep=sex", "train.model=logistic")
+    given += ("mitigate.sensitive=sex", "mitigate.criterion=demographic_parity")
+    words = [word for one in given for word in ("-p", one)]
+    done = command("run", "credit", "--to", "mitigate", "--json", *words, cwd=place)
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(command("show", json.loads(done.stdout)["run"], "mitigate", "--json", cwd=place).stdout)
+    model, told = (fetch(shown["artifacts"][name], place / ".mlops") for name in ("model", "trade_off"))
+    names = ["none", *["reweighing"] * 2, *["exponentiated_gradient"] * 2, "threshold_optimizer"]
+    assert [point["method"] for point in told["points"]] == names
+    assert told["points"][2]["unfairness"][0] < told["points"][0]["unfairness"][0], "reweighing 1"
+    assert model.schema.names == ["merit", "hobby"]
+    [step] = [one for one in json.loads(done.stdout)["steps"] if one["step"] == "mitigate"]
+    cells = json.loads((place / step["notebook"]).read_text(encoding="utf-8"))["cells"]
+    shown = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+    assert any("image/png" in data or "image/svg+xml" in data for data in shown), "the trade-off curve"
+    assert any("What fairness costs" in "".join(data.get("text/html", "")) for data in shown)

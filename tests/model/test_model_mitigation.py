@@ -11,7 +11,7 @@ from mlops_nb.core.errors import Refused, UsageError
 from mlops_nb.model.artifact import Model
 from mlops_nb.model.evaluation import evaluate
 from mlops_nb.model.fairness import assess_fairness
-from mlops_nb.model.mitigation import fair_weights, mitigate, vote
+from mlops_nb.model.mitigation import fair_weights, mitigate, threshold_optimizer, vote
 from mlops_nb.model.package import ModelPackage
 from mlops_nb.model.schema import describe_inputs
 from mlops_nb.model.scores import predict_rows
@@ -69,6 +69,33 @@ def test_a_trade_off_begins_with_the_model_as_it_is(hiring):
     assert found.document()["points"][0]["method"] == "none" and "cannot be packaged" in repr(found)
     again = trade_off(model, train, people, ["sex"], "equal_opportunity", methods=["reweighing"])
     assert again.document() == found.document()
+
+
+def test_the_threshold_optimizer_shows_what_could_be_had_and_the_plot_shows_both(hiring):
+    model, train, people, _ = hiring
+    found = trade_off(model, train, people, ["sex"], "demographic_parity", methods=["threshold_optimizer"])
+    before, after = found.points
+    assert (before.name, after.name) == ("none", "threshold optimizer")
+    assert before.gap.low > 0.2 and after.gap.value < before.gap.value / 3
+    assert before.accuracy[0] - 0.3 < after.accuracy[0] < before.accuracy[0], "it costs accuracy"
+    assert found.words == "Shown to be less unfair: threshold optimizer."
+    [axis] = found.plot().axes
+    assert axis.get_legend_handles_labels()[1] == ["none", "threshold optimizer"]
+    assert axis.get_xlabel() == "demographic parity difference by sex (0 is alike)" and axis.get_ylabel() == "accuracy"
+    drawn = [tuple(bars.lines[0].get_xydata()[0]) for bars in axis.containers]
+    assert drawn == [(point.gap.value, point.accuracy[0]) for point in found.points]
+    spans = [sorted(bars.lines[2][0].get_segments()[0][:, 0]) for bars in axis.containers]
+    assert np.allclose(spans, [(point.gap.low, point.gap.high) for point in found.points])
+
+
+def test_the_threshold_optimizer_of_fairlearn_decides_for_groups(hiring):
+    model, train, people, other = hiring
+    codes = (people["sex"] == "m").to_numpy().astype(int)
+    optimizer = threshold_optimizer(model, train, codes, "demographic_parity")
+    groups = (other["sex"] == "m").to_numpy().astype(int)
+    said = optimizer.predict(other[list(KINDS)], sensitive_features=groups, random_state=0)
+    shares = [said[groups == group].mean() for group in (0, 1)]
+    assert abs(shares[0] - shares[1]) < unfairness(model, other) / 3
 
 
 def test_weights_make_group_and_class_independent():

@@ -13,7 +13,9 @@ from mlops_nb.core.ledger import Ledger
 from mlops_nb.registry.bento_store import model_folder
 from mlops_nb.registry.encrypting import encrypt_model, encrypt_to_folder
 from mlops_nb.registry.encryption import decrypt, encrypt_bytes, encrypt_stream, recipients_of
+from mlops_nb.registry.exchange import export_version
 from mlops_nb.registry.keys import trusted_keys
+from mlops_nb.registry.mlflow import mlflow_version
 from mlops_nb.registry.register import run_completing
 from mlops_nb.registry.releases import read_release
 from mlops_nb.registry.verify import verify_folder
@@ -184,3 +186,15 @@ def test_a_folder_for_somebody(project, pair, tmp_path):
     with pytest.raises(UsageError, match="is no recipient of age"):
         encrypt_to_folder(project, "churn:1", ["age1nobody"], tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bentoml", "out", "project", "server.key"]
+
+
+def test_what_would_be_plain_is_refused_or_said(project, pair, tmp_path, caplog):
+    export_version(project, "churn", tmp_path / "before.zip")
+    assert "plain" not in caplog.text
+    encrypt_model(project, "churn", [pair[1]])
+    export_version(project, "churn", tmp_path / "churn.zip")
+    assert "churn is released encrypted, and churn.zip holds it plain" in caplog.text
+    assert "mlops-nb encrypt churn:1 --to KEY -o FOLDER" in caplog.text
+    with Ledger.open(project) as ledger, pytest.raises(UsageError, match="an MLflow model would be plain") as told:
+        mlflow_version(project, ledger, "churn", tmp_path / "model")
+    assert "mlops-nb encrypt churn --off" in told.value.hint and not (tmp_path / "model").exists()

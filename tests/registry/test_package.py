@@ -8,11 +8,14 @@ from registry_support import make_project, package, people
 from mlops_nb.core.errors import StorageError, UsageError
 from mlops_nb.core.ledger import Ledger
 from mlops_nb.core.store import Store
+from mlops_nb.model.mlflow import _load_pyfunc
 from mlops_nb.registry.bento import into_store, lay_out, meant_version, package_version, version_files
+from mlops_nb.registry.keys import trusted_keys
 from mlops_nb.registry.lock import lock_contents, onnx_contents
 from mlops_nb.registry.mlflow import code_files, mlflow_version
 from mlops_nb.registry.register import Registrar
 from mlops_nb.registry.releases import Document
+from mlops_nb.registry.verify import NotVerified, verify_folder
 
 
 @pytest.fixture
@@ -106,3 +109,20 @@ def test_an_mlflow_model_takes_the_code_of_the_project_that_it_is_made_of(regist
     assert mlflow_version(*registered, "churn:2", tmp_path / "written") == about
     example = json.loads((tmp_path / "written/input_example.json").read_bytes())
     assert example["columns"] == ["age", "balance"] and len(example["data"]) == 2
+
+
+def test_an_altered_mlflow_model_is_refused_and_its_signed_part_tells(registered, tmp_path):
+    settings, ledger = registered
+    mlflow_version(settings, ledger, "churn:2", tmp_path / "written")
+    model, trusted = tmp_path / "written/model", trusted_keys(settings)
+    assert verify_folder(model, trusted, subject="churn:2").key.name == "project"
+    assert len(_load_pyfunc(str(model)).predict(people(5))) == 5
+    plain = (model / "model.skops").read_bytes()
+    (model / "model.skops").write_bytes(plain[:-1] + b"x")
+    with pytest.raises(StorageError, match=r"model\.skops is not the file that its manifest lists"):
+        _load_pyfunc(str(model))
+    mlflow_version(settings, ledger, "churn:1", tmp_path / "other")
+    for name in ("model.skops", "manifest.json", "schema.json"):  # whole, and consistent in itself
+        (model / name).write_bytes((tmp_path / "other/model" / name).read_bytes())
+    with pytest.raises(NotVerified, match=r"manifest\.json was changed"):
+        verify_folder(model, trusted)

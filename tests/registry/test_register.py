@@ -15,6 +15,7 @@ from registry_support import give, make_project, package, people, standing
 from mlops_nb.core.errors import StorageError, UsageError
 from mlops_nb.core.ledger import Ledger
 from mlops_nb.registry.bento_store import model_folder
+from mlops_nb.registry.fsck import fsck
 from mlops_nb.registry.register import run_completing
 from mlops_nb.registry.releases import read_release
 from mlops_nb.registry.versions import verdict_of
@@ -180,6 +181,32 @@ def test_what_was_deleted_is_made_again(project, ledger, damage):
     assert tags() == [f"churn:1-{model['digest'][:12]}"]
 
 
+def test_a_bento_store_that_was_emptied_is_told_of_and_filled_again(project, ledger, tmp_path, caplog):
+    complete(project, ledger, "20261123-170501-0001", STRONG)
+    complete(project, ledger, "20261123-170502-0002", WEAK)  # which does not become champion
+    assert [one for one in fsck(project)["findings"] if one["what"] == "model" and "BentoML" in one["words"]] == []
+    assert "BentoML" not in caplog.text
+    shutil.rmtree(tmp_path / "bentoml")
+    (finding,) = (one for one in fsck(project)["findings"] if "BentoML" in one["words"])
+    assert finding["words"] == "the BentoML store has no copy of churn version 1, the champion"
+    assert finding["level"] == "warn" and "mlops-nb run" in finding["remedy"]
+    complete(project, ledger, "20261123-170503-0003", WEAK)
+    for version in (1, 2):
+        assert f"churn version {version} was gone from the BentoML store, and is saved there again" in caplog.text
+    assert [tag.partition("-")[0] for tag in tags()] == ["churn:1", "churn:2"]
+
+
+def test_a_champion_whose_package_is_gone_is_no_reason_to_fail_the_run(project, ledger, tmp_path, caplog):
+    complete(project, ledger, "20261123-170501-0001", STRONG)
+    complete(project, ledger, "20261123-170502-0002", WEAK)
+    (place,) = (path for path in (project.workspace.path / "objects").rglob("*") if path.name == sha(STRONG))
+    place.unlink()
+    shutil.rmtree(tmp_path / "bentoml")
+    complete(project, ledger, "20261123-170503-0003", WEAK)
+    assert "churn version 1, the champion, could not be saved to the BentoML store" in caplog.text
+    assert [tag.partition("-")[0] for tag in tags()] == ["churn:2"]
+
+
 def test_another_model_under_our_tag_is_an_error(project, ledger):
     model = complete(project, ledger, "20261123-170501-0001", WEAK)
     (model_folder("churn", 1, model["digest"]) / "model.skops").write_bytes(b"another")
@@ -227,6 +254,7 @@ import sys
 import time
 from mlops_nb.core.ledger import Ledger
 from mlops_nb.core.settings import load_settings
+from mlops_nb.registry.fsck import fsck
 from mlops_nb.registry.register import run_completing
 
 settings = load_settings()

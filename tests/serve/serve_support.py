@@ -1,6 +1,7 @@
 """Projects with a release, made without running a pipeline, and servers started on them."""
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import textwrap
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,19 @@ def release(project: Path, model: str = "churn", foreign: bool = False) -> Path:
     files = {name: sha256_bytes(content) for name, content in contents.items()}
     document = Document(model, "binary", (Arm(1, "5d" * 32, 1.0, "versions/1"),), files, generation=1)
     return publish(project / ".mlops" / "releases", document, contents)
+
+
+def marks(model: bytes) -> list[bytes]:
+    """Pieces of a plain model that occur nowhere else: from the tree of types, and from the largest arrays."""
+    with zipfile.ZipFile(io.BytesIO(model)) as archive:
+        contents = sorted((archive.read(name) for name in archive.namelist()), key=len)[-4:]
+    return [content[len(content) // 2 : len(content) // 2 + 48] for content in contents]
+
+
+def holding(pieces: list[bytes], *folders: Path) -> list[str]:
+    """Files that hold one of the pieces."""
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return [str(path) for path in files if any(piece in path.read_bytes() for piece in pieces)]
 
 
 def environment(home: Path, **extra: str) -> dict[str, str]:

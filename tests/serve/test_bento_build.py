@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
-from serve_support import environment, make_project, people, release, serving
+from serve_support import environment, holding, make_project, marks, people, release, serving
 from support import BIN, ROOT
 
 WRITE_REQUIREMENTS = """
@@ -192,6 +192,32 @@ def test_it_serves_in_a_fresh_environment_by_its_own_entry_point(packaged, fresh
         assert answer.json["version"] == 2
         assert answer.json["predictions"][0]["prediction"] in set(people()["churned"])
         assert server.ask("/docs.json").json["info"]["title"] == "churn"
+
+
+def test_an_encrypted_model_is_packed_encrypted_and_served_with_its_key(project, packaged, tmp_path):
+    identity = pytest.importorskip("pyrage").x25519.Identity.generate()
+    runs, plain = project.parent / "runs", Path(packaged[0]["folder"]) / "bento"
+    onnx = next(plain.rglob("model.onnx")).read_bytes()
+    pieces = [*marks(next(plain.rglob("model.skops")).read_bytes()), onnx[len(onnx) // 2 :][:48]]
+    env = environment(tmp_path / "home", MLOPS_NB_WORKSPACE_PATH=str(runs))
+    env |= {"MLOPS_NB_REGISTRY_RECIPIENTS": str(identity.to_public())}
+    command = [sys.executable, "-m", "mlops_nb", "package", "churn:2", "--json", "--output", str(tmp_path / "packed")]
+    document = json.loads(call(project, env, *command))
+    assert document["tag"] == packaged[0]["tag"]
+    copy = tmp_path / "home/bentos" / document["tag"].replace(":", "/")
+    for folder in (tmp_path / "packed/bento", copy):
+        assert {path.name for path in folder.rglob("*.age")} >= {"model.skops.age", "model.onnx.age"}
+    assert "\npyrage==" in (tmp_path / "packed/requirements.txt").read_text()
+    assert len(holding(pieces, plain)) == 2, "the search finds a plain model"
+    assert holding(pieces, tmp_path) == []
+    (tmp_path / "server.key").write_text(f"{identity}\n")
+    env = environment(tmp_path / "another-home", MLOPS_NB_SERVING_IDENTITY=f"file:{tmp_path / 'server.key'}")
+    env |= {"BENTO_PATH": str(copy)}
+    start = ("bash", str(copy / "env/docker/entrypoint.sh"))
+    with serving(tmp_path, tmp_path / "server.log", env, start=start) as server:
+        answer = server.ask("/predict", {"age": 41, "married": True, "job": "clerk", "since": "2021-03-01"})
+        assert answer.status == 200 and answer.json["version"] == 2, answer.text
+    assert holding(pieces, tmp_path) == []
 
 
 ASK = """

@@ -1,13 +1,11 @@
 """A server of an encrypted model holds it in memory alone, however it ends."""
 
-import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,9 @@ from serve_support import (
     contents_of,
     environment,
     fitted,
+    holding,
     make_project,
+    marks,
     people,
     serving,
     signature,
@@ -33,19 +33,6 @@ from mlops_nb.registry.keys import TrustedKey
 from mlops_nb.registry.releases import Arm, Document, publish
 
 pyrage = pytest.importorskip("pyrage")
-
-
-def marks(model: bytes) -> list[bytes]:
-    """Pieces of a plain model that occur nowhere else: from the tree of types, and from the largest arrays."""
-    with zipfile.ZipFile(io.BytesIO(model)) as archive:
-        contents = sorted((archive.read(name) for name in archive.namelist()), key=len)[-4:]
-    return [content[len(content) // 2 : len(content) // 2 + 48] for content in contents]
-
-
-def holding(pieces: list[bytes], *folders: Path) -> list[str]:
-    """Files that hold one of the pieces."""
-    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
-    return [str(path) for path in files if any(piece in path.read_bytes() for piece in pieces)]
 
 
 @pytest.fixture(scope="module")

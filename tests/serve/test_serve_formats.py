@@ -1,14 +1,18 @@
 """A model answers from ONNX where its libraries are not those of training, if it was found to answer the same."""
 
+import io
 import json
 import logging
+import sys
 from importlib.metadata import version
 
+import numpy as np
 import pytest
 from serve_support import KINDS, people
 
 from mlops_nb.core.errors import UsageError
 from mlops_nb.core.hashing import sha256_bytes
+from mlops_nb.model.archive import unpack
 from mlops_nb.model.artifact import Model
 from mlops_nb.model.onnx_parity import export_onnx
 from mlops_nb.model.package import ModelPackage
@@ -63,6 +67,23 @@ def test_without_parity_scikit_learn_answers_with_a_warning(package, tmp_path, c
         changes = {"requirements": {"scikit-learn": f"{minor}.99"}, "formats": facts}
         served = load_model(released(tmp_path, package, onnx=False, **changes))
     assert served.format == "skops" and f"scikit-learn {minor}.99 -> " in caplog.text
+
+
+def test_without_parity_another_python_is_a_warning_as_a_model_holds_no_byte_code(package, tmp_path, caplog):
+    members = unpack(package.member("model.skops"))
+    assert {name.rpartition(".")[2] for name in members} == {"json", "npy"}
+    for name, content in members.items():
+        if name.endswith(".npy"):
+            np.load(io.BytesIO(content), allow_pickle=False)  # plain numbers and texts
+    facts = {"onnx": {"ok": False, "reason": "3 of 200 decisions flip"}}
+    with caplog.at_level(logging.WARNING):
+        served = load_model(released(tmp_path / "there", package, onnx=False, python="3.8", formats=facts))
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert f"churn version 1 was trained with other libraries: Python 3.8 -> {here}" in caplog.text
+    records = json.dumps(served.examples).encode()
+    ours = load_model(released(tmp_path / "here", package))
+    assert served.format == ours.format == "skops"
+    assert served.predict(served.reader.read(records)) == ours.predict(ours.reader.read(records))
 
 
 def test_without_parity_another_minor_version_is_refused_with_the_remedy(package, tmp_path):
