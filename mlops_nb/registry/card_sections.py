@@ -224,53 +224,8 @@ def _lineage(card: "Card") -> Section:
     return Section("Lineage", [*tables, *([Table(["parameter", "value"], parameters)] if parameters else [])])
 
 # %% ../../nbs/60_registry/39_card_sections.ipynb #a007ce9f
-def _energy(card: "Card") -> Section:
-    costs = [one.get("had_cost") or one for one in card.now["costs"].values()]
-    if not costs:
-        return Section("Energy", ["Nothing was measured."], False)
-    sums = {name: sum(one[name] for one in costs) for name in ("cpu_seconds", "watt_hours", "grams_co2e")}
-    told = f"{sums['cpu_seconds']:.1f} s of processors, about {sums['watt_hours']:.3g} Wh and {sums['grams_co2e']:.3g} g CO2e"
-    return Section(
-        "Energy", [f"Making it took {told}, steps whose results were reused included ([costs] in settings.ini)."], False
-    )
-
-
-def _decisions(card: "Card") -> Section:
-    rows = []
-    for event in card.now["moves"]:
-        what = (
-            f"alias {event['alias']} taken away"
-            if event["version"] is None
-            else f"alias {event['alias']} set on version {event['version']}"
-        )
-        rows.append([str(event["at"])[:16].replace("T", " "), event["actor"], what, event["reason"]])
-    for event in card.now["events"]:
-        told = event["details"]
-        words = told.get("reason") or told.get("text") or ", ".join(f"{key} {value}" for key, value in told.items())
-        rows.append([str(event["at"])[:16].replace("T", " "), event["actor"], event["kind"].replace("_", " "), words])
-    aliases = ", ".join(card.version["aliases"]) or "none"
-    blocks: list[Any] = [f"Registered by run {card.version['run']}. Aliases now: {aliases}."]
-    if card.now["verdict"]:
-        blocks.append(f"Compared with the champion: {card.now['verdict']}.")
-    if not any(event["kind"] in ("approval", "rejection") for event in card.now["events"]):
-        blocks.append("Nobody has approved or rejected this version.")
-    return Section(
-        "Approvals and decisions",
-        [*blocks, *([Table(["when (UTC)", "who", "what", "why"], sorted(rows))] if rows else [])],
-        False,
-    )
-
-
-def _signature(card: "Card") -> Section:
-    name = f"{card.version['name']}:{card.version['version']}"
-    if card.now["signature"] is None:
-        return Section("Signature", ["The version has no signature."], False)
-    return Section(
-        "Signature", [f"Signed: {card.now['signature']}. Whether it holds is said by: mlops-nb verify {name}"], False
-    )
-
-
 def sections_of(card: "Card") -> Iterator[Section]:
+    "What can never change for a version"
     yield from (
         _purpose(card),
         _data(card),
@@ -280,4 +235,3 @@ def sections_of(card: "Card") -> Iterator[Section]:
         _limits(card),
         _lineage(card),
     )
-    yield from (_energy(card), _decisions(card), _signature(card))
