@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.settings import Settings
+from ..data.show import show_alike
 from .approvals import APPROVAL, REJECTION, person, read_approvals
 from .card_sections import Section, Table
 from .gates import GateReport
 from .keyring import KIND
-from .versions import KEPT, decisions_of
+from .versions import KEPT, comparison_of, decisions_of
 
 if TYPE_CHECKING:
     from mlops_nb.core.ledger import Ledger
@@ -68,6 +69,7 @@ def as_of_now(
         "events": events_of(ledger, version),
         "gates": next((one for one in decided if "gates" in one["evidence"]), None),
         "decided": bool(decided),
+        "comparison": comparison_of(ledger, name, number),
         "approvals": read_approvals(settings, ledger, dict(version)),
         "signature": _signature_now(ledger, settings, version),
     }
@@ -105,6 +107,19 @@ def _gates(card: "Card") -> Section:
     rows = [[*row[:4], result.verdict, row[5]] for row, result in zip(report.grid().rows, report, strict=True)]
     about = f"As they were found on {_minute(found['at'])} UTC. What holds now: mlops-nb promote {model} --check"
     return Section("Gates", [about, Table(["gate", "value", "interval", "rows", "result", "why"], rows, (1, 3))], False)
+
+
+def _comparison(card: "Card") -> Section:
+    found = card.now["comparison"]
+    if found is None:
+        return Section("Beside the champion", ["It was compared with no champion."], False)
+    scores = [found["candidate_score"], found["champion_score"]]
+    one, other, gain, low, high = show_alike([*scores, found["gain"], found["low"], found["high"]])
+    who = f"version {found['champion']}, champion then"
+    row = [found["metric"], one, other, gain, f"{low} to {high}", f"{found['p']:.3f}", found["rows"]]
+    heads = ["metric", "this version", who, "gain", "95 % interval", "p", "rows"]
+    about = "On the same rows, which neither was trained on; interval and p are those of a paired bootstrap."
+    return Section("Beside the champion", [about, Table(heads, [row], (1, 2, 3, 4, 5, 6))], False)
 
 
 def _minute(moment: Any) -> str:
@@ -156,4 +171,4 @@ def sections_now(
     card: "Card",
 ) -> Iterator[Section]:
     "What may change, as it is now"
-    yield from (_energy(card), _gates(card), _decisions(card), _signature(card))
+    yield from (_energy(card), _gates(card), _comparison(card), _decisions(card), _signature(card))

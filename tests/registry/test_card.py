@@ -140,13 +140,18 @@ def test_what_people_and_gates_decided_is_told_in_their_words(decided):
     why = "roc_auc is 0.9300, and the low end of its interval, 0.8800, is below 0.9"
     assert f"| roc_auc >= 0.9 | 0.9300 | 0.8800 to 0.9700 | 143 | missed | {why} |" in gates
     assert "| model_size &lt;= 5 MB |" in gates and "| passed |" in gates
+    row = next(line for line in section(made.markdown(), "Beside the champion").splitlines() if "roc_auc" in line)
+    assert re.fullmatch(r"\| roc_auc( \| 0\.\d{4}){3} \| -?0\.\d{4} to 0\.\d{4} \| 0\.\d{3} \| 200 \|", row), row
     assert "&lt;spring&gt;" in made.page() and "<spring>" not in made.page()
 
 
 def test_gates_that_nobody_declared_and_an_override_that_moved_nothing(decided):
     settings, ledger = decided
     first, second = (find_version(ledger, f"churn:{number}") for number in (1, 2))
-    assert "held against no gate" in section(read_card(ledger, settings, first).markdown(), "Gates")
+    told = read_card(ledger, settings, first).markdown()
+    assert "held against no gate" in section(told, "Gates") and "with no champion" in section(
+        told, "Beside the champion"
+    )
     overridden(settings, ledger, prepare(settings, ledger, "churn:2"), "to be moved on Monday")
     told = section(read_card(ledger, settings, second).markdown(), "Approvals and decisions")
     assert "to be moved on Monday" in told and "Aliases now: none" in told

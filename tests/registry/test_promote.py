@@ -75,6 +75,13 @@ def test_a_version_that_misses_its_gate_is_registered_and_stays_aside(project, l
     assert served(project) == 1
 
 
+def test_a_refused_version_whose_champion_is_lost_says_that_it_was_not_compared(project, ledger):
+    digest = complete(project, ledger, IDS[0], FIRST)["digest"]
+    (project.workspace.path / "objects" / digest[:2] / digest).unlink()
+    assert "refused" in complete(project, ledger, IDS[1], GATED)
+    assert "missing from the store" in verdict_of(ledger, "churn", 2)["evidence"]["not_compared"]
+
+
 def test_a_first_version_that_is_refused_is_not_released(project, ledger):
     model = complete(project, ledger, IDS[0], GATED)
     assert model["aliases"] == [] and "refused" in model
@@ -312,6 +319,10 @@ def test_a_version_whole(project, ledger):
     text, html = repr(page), page._repr_html_()
     assert "roc_auc >= 0.9" in text and "version 1 → version 2" in text and "0 of 1 passed" in text
     assert "deployment safety" in text and page.score.total == 45
+    found = page.document()["comparison"]
+    assert (found["champion"], found["rows"]) == (1, len(TEST)) and found["low"] < found["gain"] < found["high"]
+    assert f"version 1 then: roc_auc {found['candidate_score']:.6g} against {found['champion_score']:.6g}" in text
+    assert "95 % interval" in text and page.report[0].gate.metric == "roc_auc", "no gate asked for the comparison"
     assert "<b>the old" not in html and "&lt;b&gt;the old one" in html
     assert page.document()["history"][0]["evidence"]["override"]["by"].startswith(user_name())
 
