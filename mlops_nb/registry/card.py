@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/60_registry/40_card.ipynb #a44a92a4
 READ = ("ingest.profile", "split.summary", "evaluate.intervals", "evaluate.baseline", "evaluate.training")
-READ += ("evaluate.cross_validation", "evaluate.importance", "evaluate.worst")
+READ += ("evaluate.cross_validation", "evaluate.importance", "evaluate.worst", "evaluate.counterfactual")
 FIGURES = ("evaluate.explanation", "evaluate.outcomes", "evaluate.calibration")
 LARGEST = 2_000_000  # bytes of a figure that a page takes
 

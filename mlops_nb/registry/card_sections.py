@@ -190,6 +190,12 @@ def _explanation(card: "Card", most: int = 15) -> Section:
     if worst:
         common = "; ".join(worst["common"])
         blocks.append(f"The worst tenth of the test rows have in common: {common}." if common else NOTHING_COMMON)
+    if worst and (changed := card.documents.get("evaluate.counterfactual")):
+        first = {name: _cell(worst["examples"][0][name]) for name in ("row", "truth", "predicted")}
+        which = (
+            f"Of test row {first['row']}, where it went wrong most ({first['predicted']} instead of {first['truth']})"
+        )
+        blocks.append(f"{which}: {changed['words']}")
     return Section("Explanation", [*blocks, *_named(card, "explanation")])
 
 

@@ -200,9 +200,10 @@ def _judge_gated(registrar: Registrar, name: str, version: int, standing: int | 
 def _compared(registrar: Registrar, name: str, version: int, standing: int | None) -> dict[str, Any]:
     "How a version that a gate refused does beside the champion, or why that is not known"
     try:
-        return _judge(registrar, name, version, standing).evidence
+        found = _judge(registrar, name, version, standing)
     except MlopsError as error:
         return {"candidate": version, "champion": standing, "not_compared": error.message}
+    return found.evidence if "gain" in found.evidence else {**found.evidence, "not_compared": found.reason}
 
 
 def _record(ledger: "Ledger", name: str, version: int, standing: int | None, verdict: Verdict) -> None:

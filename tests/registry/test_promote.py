@@ -79,7 +79,7 @@ def test_a_refused_version_whose_champion_is_lost_says_that_it_was_not_compared(
     digest = complete(project, ledger, IDS[0], FIRST)["digest"]
     (project.workspace.path / "objects" / digest[:2] / digest).unlink()
     assert "refused" in complete(project, ledger, IDS[1], GATED)
-    assert "missing from the store" in verdict_of(ledger, "churn", 2)["evidence"]["not_compared"]
+    assert "missing" in verdict_of(ledger, "churn", 2)["evidence"]["not_compared"]
 
 
 def test_a_first_version_that_is_refused_is_not_released(project, ledger):
