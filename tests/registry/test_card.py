@@ -29,6 +29,8 @@ ASSESSMENT = {
     "rows": [
         {"metric": "selection_rate", "slice": "sex=female", "value": 0.4, "low": 0.3, "high": 0.5, "n": 90},
         {"metric": "roc_auc", "slice": "sex=<b>", "value": None, "low": None, "high": None, "n": 3},
+        {"metric": "base_rate", "slice": "sex=female", "value": 0.3, "low": 0.2, "high": 0.4, "n": 90},
+        {"metric": "base_rate", "slice": "sex=male", "value": 0.5, "low": 0.4, "high": 0.6, "n": 90},
     ],
 }
 
@@ -180,6 +182,8 @@ def test_assessment_rows_are_told_with_their_rows(registered):
     made = read_card(ledger, settings, version)
     assert "| selection_rate | sex=female | 0.4000 | 0.3000 to 0.5000 | 90 |" in made.markdown()
     assert "| roc_auc | sex=&lt;b> | not assessed | – | 3 |" in made.markdown()
+    assert "Base rates on these rows are 0.30 in sex=female and 0.50 in sex=male." in made.markdown()
+    assert "cannot all hold at once" in made.markdown(fixed=True)
     assert "sex=&lt;b&gt;" in made.page() and "sex=<b>" not in made.page()
     assert "Not written yet" in made._repr_html_() and "<style" not in made._repr_html_()
 
@@ -197,7 +201,7 @@ def test_words_written_before_the_run_win_and_later_ones_are_told_as_such(defaul
         version = named_version(ledger, "")
         made = read_card(ledger, settings, version)
         assert missing_parts(made) == ["Limits", "Data consent"]
-        assert "written after the run" in made.parts["Intended use"].origin
+        assert "written after the run and not in the signed card.md" in made.parts["Intended use"].origin
         assert "<script>" not in made.page() and "<script>" not in made._repr_html_()
         signed = card_contents(SimpleNamespace(settings=settings, ledger=ledger), version)["card.md"].decode()
         assert "Second opinions" not in signed
