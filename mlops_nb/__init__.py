@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mlops_nb.data.table import Table
     from mlops_nb.model.artifact import Model
     from mlops_nb.model.callbacks import LogScores, log_fit, log_trial
+    from mlops_nb.model.counterfactual import counterfactual
     from mlops_nb.model.package import ModelPackage
     from mlops_nb.notebook.flow import flow, log, note
     from mlops_nb.notebook.parameters import LogRange, Path, Pattern, Range, Secret, Source
@@ -49,6 +50,7 @@ __all__ = [  # the type checker wants the names as text; a test compares them wi
     "card",
     "check_gates",
     "compare",
+    "counterfactual",
     "curves",
     "flow",
     "leaderboard",

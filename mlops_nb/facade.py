@@ -55,6 +55,7 @@ PUBLIC = {
     "tag_model": "mlops_nb.registry.look",
     "note_model": "mlops_nb.registry.look",
     "safety_score": "mlops_nb.registry.score",
+    "counterfactual": "mlops_nb.model.counterfactual",
 }
 
 

@@ -61,6 +61,12 @@ class Counterfactual:
         best = f" The best that was found is {' and '.join(steps)} ({told[0]} -> {told[1]})." if steps else ""
         return f"No change of at most {MOST_CHANGES} of these columns leads to {self.wanted}.{best}"
 
+    def document(self) -> dict[str, Any]:
+        "As plain values, for JSON"
+        changes = [{"input": one.input, "before": one.before, "after": one.after} for one in self.changes]
+        answers = {"before": self.before, "after": self.after}
+        return {"format": 1, "reached": self.reached, "changes": changes, **answers, "words": self.words}
+
     def grid(self) -> Grid:
         "The changes as a table"
         rows = [

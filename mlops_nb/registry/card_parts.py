@@ -102,5 +102,8 @@ def card_parts(
         )
     now = _texts(file.read_bytes()) if current and path and file.is_file() else {}
     recorded = {name: Part(text, "recorded with the run") for name, text in then.items()}
-    written = {name: Part(text, "the notebook as it is now, written after the run") for name, text in now.items()}
+    written = {
+        name: Part(text, "the notebook as it is now, written after the run and not in the signed card.md")
+        for name, text in now.items()
+    }
     return {name: recorded.get(name) or written.get(name) or Part("", "") for name in PARTS}

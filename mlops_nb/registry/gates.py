@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.errors import Refused, did_you_mean
-from ..model.gate import CHECKED, MEASURED, UNITS, Gate, Waiver
+from ..model.gate import CHECKED, MEASURED, UNITS, Gate, Waiver, parse_gate
 
 # %% ../../nbs/60_registry/20_gates.ipynb #08554b1e
 if TYPE_CHECKING:
@@ -129,6 +129,15 @@ class GateReport(Sequence[GateResult]):
     ):
         self.model, self.results = model, list(results)
 
+    @classmethod
+    def parse(
+        cls,
+        model: str,  # 'churn:3'
+        rows: list[dict[str, Any]],  # of `document`
+    ) -> "GateReport":
+        "The report that a document describes"
+        return cls(model, map(_parsed, rows))
+
     def __len__(self) -> int:
         return len(self.results)
 
@@ -198,6 +207,12 @@ class GateReport(Sequence[GateResult]):
         import html
 
         return self.grid()._repr_html_() if self.results else f"<p>{html.escape(repr(self))}</p>"
+
+
+def _parsed(row: dict[str, Any]) -> GateResult:
+    waiver = Waiver(**row["waiver"]) if row.get("waiver") else None
+    told = (row[name] for name in ("verdict", "value", "low", "high", "n", "why", "todo"))
+    return GateResult(parse_gate(row["gate"])._replace(waiver=waiver), *told)
 
 
 def _waived(result: GateResult, waivers: Mapping[str, Waiver], notes: Mapping[str, str]) -> GateResult:

@@ -15,8 +15,9 @@ from ..core.settings import Settings, load_settings
 from ..pipeline.record import keep_registry
 from .annotate import annotations, note_version, tag_version
 from .approvals import APPROVAL, REJECTION, Approvals, person, read_approvals, say
+from .champion import comparison_words
 from .folder import signatures_of
-from .versions import ModelTable, find_version, list_versions, signature_words
+from .versions import ModelTable, comparison_of, find_version, list_versions, signature_words
 from .waivers import today
 
 # %% ../../nbs/60_registry/28_look.ipynb #3357c33d
@@ -93,7 +94,7 @@ class VersionPage:
 
     def __init__(
         self,
-        version: dict[str, Any],  # with verdict, gates, approvals, tags and note
+        version: dict[str, Any],  # with verdict, gates, approvals, comparison, tags and note
         report: "GateReport",
         events: list[dict[str, Any]],  # moves of aliases to and from it, newest first
         waivers: "dict[str, Waiver]",
@@ -130,6 +131,7 @@ class VersionPage:
             ["override", override_words(self.override)],
             ["tags", " ".join(version["tags"])],
             ["note", version["note"]],
+            ["beside the champion", self._comparison()],
             ["deployment safety", f"{self.score.total} of 100"],
         ]
         return Grid(self.model, ["what", "value"], [row for row in rows if row[1]])
@@ -140,6 +142,10 @@ class VersionPage:
         no = ", ".join(person(one["by"]) for one in found["rejected"])
         said = f"{len(found['given'])} of {found['needed']}{f' ({yes})' if yes else ''}"
         return f"rejected by {no}" if no else said if found["needed"] or yes else ""
+
+    def _comparison(self) -> str:
+        found = self.version["comparison"]
+        return f"version {found['champion']} then: {comparison_words(found)}" if found else ""
 
     def metrics(self) -> "Grid":
         "Its numbers on rows that it has not seen"
@@ -208,6 +214,7 @@ def version_page(
 
     (signed,) = signatures_of(settings, [find_version(ledger, text)])
     version = _with_all(settings, ledger, signed, annotations(ledger))
+    version["comparison"] = comparison_of(ledger, version["name"], version["version"])
     events = [e for e in ledger.alias_events(version["name"]) if version["version"] in (e["version"], e["previous"])]
     report = check_version(settings, ledger, version)
     score = score_version(settings, ledger, version, report)

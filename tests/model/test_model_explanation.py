@@ -9,7 +9,10 @@ import pandas as pd
 import pytest
 from model_support import KINDS, learn, people
 
+import mlops_nb
 from mlops_nb.core.errors import UsageError
+from mlops_nb.core.ledger import Ledger
+from mlops_nb.core.settings import load_settings
 from mlops_nb.model.artifact import Model
 from mlops_nb.model.background import Background, draw_background
 from mlops_nb.model.counterfactual import counterfactual
@@ -21,6 +24,7 @@ from mlops_nb.model.schema import describe_inputs
 from mlops_nb.model.scores import predict_rows
 from mlops_nb.model.shapley import Explainer, column_owners, mix_rows, scale_of, to_shap
 from mlops_nb.model.worst import worst_examples
+from mlops_nb.notebook.artifacts import fetch
 
 SMALL = {"trees": 8, "max_iter": 15}
 
@@ -243,3 +247,35 @@ def test_a_number_can_be_wanted_higher_or_lower():
     assert counterfactual(made, row, table, at_most=now - 50).after <= now - 50
     with pytest.raises(UsageError, match="rise or to fall"):
         counterfactual(made, row, table)
+
+
+def test_the_explanations_of_the_default_run(default_run):
+    """What `evaluate` gives by default, read from the store, beside the run's own model and rows."""
+    project, document = default_run
+    settings = load_settings(project.folder, {"MLOPS_NB_WORKSPACE_PATH": str(project.workspace)})
+    with Ledger.open(settings, create=False) as ledger:
+        records = ledger.artifacts(document["run"])
+    given = ("train.model", "split.train", "split.test")
+    model, train, test = (fetch(records[name], project.workspace) for name in given)
+    names = ("importance", "dependence", "worst", "counterfactual")
+    importance, curves, worst, change = (fetch(records[f"evaluate.{name}"], project.workspace) for name in names)
+    inputs = [row["input"] for row in importance["rows"]]
+    assert importance["metric"] == "roc_auc" and importance["n"] == len(test) and set(inputs) == set(model.schema.names)
+    assert importance["rows"][0]["loss"] == max(row["loss"] for row in importance["rows"]) > 0
+    assert [curve["input"] for curve in curves] == inputs[:4]
+    assert all(0 <= answer <= 1 for curve in curves for answers in curve["answers"].values() for answer in answers)
+    first = worst["examples"][0]
+    row = test.iloc[[first["row"]]]
+    target = model.schema.target
+    assert first["truth"] == str(row[target].iloc[0]) and first["reasons"] and worst["n"] == len(test)
+    assert first["chance"] == min(one["chance"] for one in worst["examples"]) < 0.5
+    drawing = (
+        project.workspace / "objects" / (digest := records["evaluate.explanation"]["sha256"])[:2] / digest
+    ).read_text()
+    assert drawing.lstrip().startswith("<?xml") and len(drawing) > 10_000
+    assert change["reached"] and 1 <= len(change["changes"]) <= 3 and change["after"] > change["before"]
+    changed = row.assign(**{one["input"]: one["after"] for one in change["changes"]})
+    assert model.predict(row[model.schema.names])[0] != first["truth"]
+    assert model.predict(changed[model.schema.names])[0] == first["truth"], "the change does what it says"
+    again = mlops_nb.counterfactual(model, row, train, wanted=first["truth"])
+    assert again.words == change["words"]

@@ -12,16 +12,19 @@ from registry_support import give, make_project, package, people
 from support import Project
 
 from mlops_nb.core.errors import Busy, Refused, StorageError, UsageError
+from mlops_nb.core.hashing import sha256_bytes
 from mlops_nb.core.ledger import Ledger
 from mlops_nb.core.ledger.runs import user_name
 from mlops_nb.core.settings import load_settings
 from mlops_nb.registry.approvals import APPROVAL, REJECTION, say
-from mlops_nb.registry.check import check_version
+from mlops_nb.registry.check import Candidate, check_version, run_gates
 from mlops_nb.registry.look import search_versions, version_page
+from mlops_nb.registry.packages import PackageFile
 from mlops_nb.registry.promote import carry_out, overridden, override_of, prepare
 from mlops_nb.registry.register import run_completing
 from mlops_nb.registry.releases import read_release
 from mlops_nb.registry.rollback import go_back
+from mlops_nb.registry.score import PARTS
 from mlops_nb.registry.versions import find_version, verdict_of
 from mlops_nb.registry.waivers import WAIVER, waive_gate
 
@@ -73,6 +76,13 @@ def test_a_version_that_misses_its_gate_is_registered_and_stays_aside(project, l
     verdict = verdict_of(ledger, "churn", 2)
     assert verdict["evidence"]["gates"][0]["verdict"] == "missed"
     assert served(project) == 1
+
+
+def test_a_refused_version_whose_champion_is_lost_says_that_it_was_not_compared(project, ledger):
+    digest = complete(project, ledger, IDS[0], FIRST)["digest"]
+    (project.workspace.path / "objects" / digest[:2] / digest).unlink()
+    assert "refused" in complete(project, ledger, IDS[1], GATED)
+    assert "missing" in verdict_of(ledger, "churn", 2)["evidence"]["not_compared"]
 
 
 def test_a_first_version_that_is_refused_is_not_released(project, ledger):
@@ -311,9 +321,35 @@ def test_a_version_whole(project, ledger):
     page = version_page(go, ledger, "churn:2")
     text, html = repr(page), page._repr_html_()
     assert "roc_auc >= 0.9" in text and "version 1 → version 2" in text and "0 of 1 passed" in text
-    assert "deployment safety" in text and page.score.total == 45
+    assert "deployment safety" in text and page.score.total == 35
+    found = page.document()["comparison"]
+    assert (found["champion"], found["rows"]) == (1, len(TEST)) and found["low"] < found["gain"] < found["high"]
+    assert f"version 1 then: roc_auc {found['candidate_score']:.6g} against {found['champion_score']:.6g}" in text
+    assert "95 % interval" in text and page.report[0].gate.metric == "roc_auc", "no gate asked for the comparison"
     assert "<b>the old" not in html and "&lt;b&gt;the old one" in html
     assert page.document()["history"][0]["evidence"]["override"]["by"].startswith(user_name())
+
+
+@pytest.mark.parametrize(
+    ("rows", "slices", "fairness"),
+    [
+        ([("recall", "sex=female", None)], False, False),
+        ([("recall", "plan=basic & age=[20, 30)", 0.8)], True, False),
+        ([("recall", "sex=female", 0.8), ("demographic_parity_difference", "sex", 0.1)], False, True),
+        ([("demographic_parity_difference", "sex", None)], False, False),
+        ([("mean_absolute_error_ratio", "sex", 0.9), ("mae", "sex=female", 2.5)], False, True),
+        ([("recall", "plan=basic", 0.8), ("recall", "sex=f", 0.7), ("equalized_odds_ratio", "sex", 0.9)], True, True),
+    ],
+)
+def test_only_what_has_a_number_scores_and_groups_are_no_slices(project, ledger, rows, slices, fairness):
+    empty = {"low": None, "high": None, "n": 50}
+    found = [{"metric": metric, "slice": part, "value": value, **empty} for metric, part, value in rows]
+    content = package(TABLE.iloc[:100], assessment={"format": 1, "rows": found})
+    candidate = Candidate(PackageFile(path := project.project / "package.zip", sha256_bytes(content)), project)
+    path.write_bytes(content)
+    looks = {name: look for name, _, look, _ in PARTS}
+    told = [looks[name](candidate, run_gates(candidate)) for name in ("slices are assessed", "fairness is assessed")]
+    assert told == [slices, fairness]
 
 
 @pytest.fixture(scope="module")

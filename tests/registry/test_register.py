@@ -18,7 +18,7 @@ from mlops_nb.registry.bento_store import model_folder
 from mlops_nb.registry.fsck import fsck
 from mlops_nb.registry.register import run_completing
 from mlops_nb.registry.releases import read_release
-from mlops_nb.registry.versions import verdict_of
+from mlops_nb.registry.versions import comparison_of, verdict_of
 
 TABLE = people()
 WEAK = package(TABLE.iloc[:100], inputs=("balance",))
@@ -84,6 +84,9 @@ def test_a_better_version_takes_over(project, ledger):
     assert "version 2 is better than 1: roc_auc" in verdict["reason"]
     assert verdict["evidence"]["rows"] == len(TEST)
     assert verdict["evidence"]["candidate_score"] > verdict["evidence"]["champion_score"]
+    found = comparison_of(ledger, "churn", 2)
+    assert found["gain"] == found["candidate_score"] - found["champion_score"]
+    assert 0 < found["low"] < found["gain"] < found["high"] and found["p"] < 0.05, "shown, on 200 rows"
     release = read_release(project.workspace.path / "releases", "churn")
     assert (release.document.generation, release.document.arms[0].version) == (2, 2)
     assert len(tags()) == 2
@@ -95,6 +98,9 @@ def test_a_worse_version_is_registered_and_stays_aside(project, ledger):
     assert (model["version"], model["aliases"]) == (2, [])
     assert "version 1 stays champion: version 2 is not better" in verdict_of(ledger, "churn", 2)["reason"]
     assert read_release(project.workspace.path / "releases", "churn").document.arms[0].version == 1
+    found = comparison_of(ledger, "churn", 2)
+    assert found["low"] < found["gain"] < found["high"] < 0 and found["rows"] == len(TEST)
+    assert comparison_of(ledger, "churn", 1) is None, "there was nothing to compare it with"
     complete(project, ledger, "20261123-170503-0003", WEAK)
     assert len(ledger.events(kind="champion_kept")) == 1
 
