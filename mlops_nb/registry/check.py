@@ -147,8 +147,9 @@ def answer(
 
 # %% ../../nbs/60_registry/21_check.ipynb #b2a4be12
 def model_size(candidate: Candidate) -> Row:
-    "Bytes of the model as it is served"
-    return {"value": float(len(candidate.package.read("model.skops")))}
+    "Bytes of all files that a server gets of the model"
+    sizes = {name: len(content) for name, content in candidate.package.served_files().items()}
+    return {"value": float(sum(sizes.values())), "note": f"{len(sizes)} files, {max(sizes, key=lambda name: sizes[name])} the largest"}
 
 
 PREDICTIONS = 25  # of one example row, of which the median counts
@@ -163,7 +164,7 @@ def latency(candidate: Candidate) -> Row:
     if not len(package.examples):
         return nothing("the package has no example row to predict", "Give Model(..., example=rows) in train.")
     with importable(candidate.settings.project), reproducible_threads(0):
-        estimator, row = package.load_model().estimator, package.examples.head(1)
+        estimator, row = candidate.package.load_model(), package.examples.head(1)
         predict = getattr(estimator, "predict_proba", estimator.predict)
         predict(row)
         seconds = [_timed(predict, row) for _ in range(PREDICTIONS)]
@@ -283,9 +284,14 @@ def onnx_parity(candidate: Candidate) -> Row:
     "Whether the ONNX form gave the same predictions when it was made"
     found = (candidate.package.manifest.get("formats") or {}).get("onnx")
     if not found:
-        return nothing("the package has no ONNX form", "Make one in the package step.")
-    numbers = f"largest difference {found.get('max_difference')}, {found.get('flips')} flips"
-    return answer(bool(found.get("ok")), f"ONNX beside scikit-learn: {numbers}", "Serve the scikit-learn model.")
+        todo = "Make one in the package step: ModelPackage(..., onnx=export_onnx(model, test, train))."
+        return nothing("the package has no ONNX form", todo)
+    if found.get("ok"):
+        numbers = f"largest difference {found.get('max_difference')}, {found.get('flips')} flips"
+        return answer(True, f"ONNX beside scikit-learn: {numbers} on {found.get('rows')} rows")
+    reason = found.get("reason") or "nobody said why"
+    todo = "Train a model that goes into ONNX, or leave the gate out: scikit-learn's form is what is served then."
+    return answer(False, f"there is no ONNX form that answers as scikit-learn does: {reason}", todo)
 
 
 def data_consent(candidate: Candidate) -> Row:

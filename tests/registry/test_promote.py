@@ -161,6 +161,20 @@ def test_what_is_not_there_is_not_passed(project, ledger, gate, words):
         check_version(with_keys(project, gates=gate), ledger, find_version(ledger, "churn:2")).enforce()
 
 
+def test_a_model_of_another_scikit_learn_is_told_by_every_gate(project, ledger):
+    """Nothing of it is loaded: not for its latency, not beside the champion, whichever of the two it is."""
+    settings = with_keys(project, gates="latency <= 5 s; champion_difference >= -0.5")
+    complete(project, ledger, IDS[0], package(TABLE.iloc[:70], requirements={"scikit-learn": "0.1.0"}))
+    complete(project, ledger, IDS[1], FIRST)
+    latency, beside = check_version(settings, ledger, find_version(ledger, "churn:2"))
+    assert latency.verdict == "passed"
+    assert "the champion was trained with scikit-learn 0.1.0" in beside.why and "waive" in beside.todo
+    ledger.move_alias("churn", "champion", 2, expected=1, reason="a new server")
+    for result in check_version(settings, ledger, find_version(ledger, "churn:1")):
+        assert result.verdict == "missing" and "was trained with scikit-learn 0.1.0, and here" in result.why
+        assert "pip install scikit-learn==0.1.0" in result.todo
+
+
 def test_a_changed_file_fails_the_signature(project, ledger):
     complete(project, ledger, IDS[0], FIRST)
     settings, version = with_keys(project, gates="signature"), find_version(ledger, "churn")
