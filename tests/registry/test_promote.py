@@ -15,7 +15,7 @@ from mlops_nb.core.errors import Busy, Refused, StorageError, UsageError
 from mlops_nb.core.ledger import Ledger
 from mlops_nb.core.ledger.runs import user_name
 from mlops_nb.core.settings import load_settings
-from mlops_nb.registry.approvals import APPROVAL, REJECTION, say
+from mlops_nb.registry.approvals import APPROVAL, REJECTION, read_approvals, say
 from mlops_nb.registry.check import check_version
 from mlops_nb.registry.look import search_versions, version_page
 from mlops_nb.registry.promote import carry_out, overridden, override_of, prepare
@@ -226,6 +226,40 @@ def test_two_pairs_of_eyes(project, ledger):
     assert ledger.alias_events("churn", "champion")[0]["evidence"]["approvals"]["given"][0]["by"].startswith(
         user_name()
     )
+
+
+def test_who_trained_it_neither_waives_nor_overrides(project, ledger):
+    """Where approvals with four eyes are demanded; without, a project of one person goes on."""
+    strict = with_keys(project, approvals=1, approvers=f"{user_name()}, bob")
+    alone = with_keys(project, approvers=user_name())
+    complete(project, ledger, IDS[0], FIRST)
+    complete(project, ledger, IDS[1], GATED)
+    version, found = find_version(ledger, "churn:2"), prepare(project, ledger, "churn:2")
+    gates = [result.gate for result in found.report]
+    waiver = ("roc_auc >= 0.9", "2099-01-31", "few rows", gates)
+    with pytest.raises(Refused, match=r"trained churn:2 .* and may not waive a gate of it"):
+        waive_gate(strict, ledger, version, *waiver)
+    with pytest.raises(Refused, match=r"trained churn:2 .* and may not override its gates"):
+        overridden(strict, ledger, found, "the old one is broken")
+    assert waive_gate(alone, ledger, version, *waiver) and overridden(alone, ledger, found, "broken").override
+    with ledger.database.transaction() as execute:
+        execute("UPDATE runs SET user_name = 'carol'")
+    assert waive_gate(strict, ledger, version, *waiver) and overridden(strict, ledger, found, "broken").override
+
+
+def test_a_trainer_is_known_after_the_run_was_deleted(project, ledger):
+    strict = with_keys(project, approvals=1, approvers=user_name())
+    complete(project, ledger, IDS[0], FIRST)
+    version = find_version(ledger, "churn:1") | {"run": "20260101-101500-0000"}  # not on record
+    with pytest.raises(Refused, match=r"trained churn:1 .* and may not approve it"):
+        say(strict, ledger, version, APPROVAL)
+    nobody = version | {"details": {}}  # as versions were registered before the trainer was written down
+    with pytest.raises(Refused, match="It is not known who trained churn:1") as told:
+        say(strict, ledger, nobody, APPROVAL)
+    assert told.value.hint == "Train it again; or set [registry] four_eyes = false."
+    ledger.add_event(APPROVAL, "churn:1", {"digest": version["digest"], "note": ""})
+    assert not read_approvals(strict, ledger, nobody).enough
+    assert say(with_keys(strict, four_eyes=False), ledger, nobody, APPROVAL).enough
 
 
 @pytest.mark.parametrize(
