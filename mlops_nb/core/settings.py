@@ -97,7 +97,7 @@ class RegistrySection(NamedTuple):
     gates: Annotated[str, "What every model has to be true to, with semicolons between: roc_auc >= 0.9; contract"] = ""
     approvers: Annotated[str, "Who may approve, reject, waive and override: names of users, with commas between"] = ""
     approvals: Annotated[int, "Approvals that a version needs before it becomes champion", AtLeast(0)] = 0
-    four_eyes: Annotated[bool, "Whether who trained a version may not approve it"] = True
+    four_eyes: Annotated[bool, "Whether who trained a version may not approve it, nor waive its gates"] = True
     card_notebook: Annotated[
         str, "Notebook with a person's words for the model card, from the root; empty is that of the packaging step"
     ] = ""

@@ -20,7 +20,7 @@ from .card_now import as_of_now, sections_now
 from .card_parts import Part, card_parts
 from .card_sections import Picture, Said, Section, Table, sections_of
 from .packages import PackageFile
-from .versions import CHAMPION
+from .versions import CHAMPION, origin_of
 
 if TYPE_CHECKING:
     from mlops_nb.core.ledger import Ledger
@@ -185,11 +185,15 @@ def read_card(
     }
     documents = {name: _read_json(store, artifacts.get(name)) for name in READ}
     now = as_of_now(ledger, settings, version) if current else {}
+    origin = origin_of(ledger, dict(version))
+    imported = {"import": origin["costs"]} if origin.get("costs") else {}
     now |= {
-        "costs": ledger.step_costs(version["run"]) if run else {},
+        "costs": ledger.step_costs(version["run"]) if run else imported,
         "parts": ledger.step_parts(version["run"]) if run else {},
     }
-    parts = card_parts(settings, run, version["digest"], current)
+    where = f"written in {origin.get('project')}, where it was trained"
+    brought = {name: Part(text, where) for name, text in (origin.get("parts") or {}).items()}
+    parts = card_parts(settings, run, version["digest"], current, brought)
     return Card(version, package, run, documents, list(_read_pictures(store, artifacts)), parts, now)
 
 

@@ -91,6 +91,7 @@ def card_parts(
     run: Mapping[str, Any] | None,  # that made the package, as the ledger tells it; None when it is gone
     digest: str,  # of the package
     current: bool = True,  # whether words that were written after the run count
+    brought: Mapping[str, Part] | None = None,  # words that an imported version came with
 ) -> dict[str, Part]:
     "Each part with its words and where they stand"
     path = settings.registry.card_notebook or (_step_notebook(run, digest) if run else "")
@@ -106,4 +107,5 @@ def card_parts(
         name: Part(text, "the notebook as it is now, written after the run and not in the signed card.md")
         for name, text in now.items()
     }
-    return {name: recorded.get(name) or written.get(name) or Part("", "") for name in PARTS}
+    known = written | dict(brought or {}) | recorded
+    return {name: known.get(name) or Part("", "") for name in PARTS}

@@ -26,7 +26,7 @@ from ..model.gate import CHECKED, DIFFERENCE, Gate, parse_gates
 from .champion import ENOUGH, Contender, Paired, difference, unseen
 from .gates import GateReport, GateResult, Row, judge_gate
 from .packages import PackageFile
-from .versions import CHAMPION, find_version
+from .versions import CHAMPION, find_version, origin_of
 from .waivers import standing_waivers
 
 # %% ../../nbs/60_registry/21_check.ipynb #49e42c88
@@ -98,6 +98,11 @@ class Candidate:
             return None
         return Candidate.of_version(find_version(self.ledger, f"{name}:{standing}"), self.settings, self.ledger)
 
+    @cached_property
+    def origin(self) -> dict[str, Any]:
+        "Where it was imported from; empty when it was made here"
+        return origin_of(self.ledger, self.version) if self.ledger and self.version else {}
+
     def holdout(self) -> "pd.DataFrame | None":
         "The rows that versions are compared on; None when the run has none"
         if self.ledger is None or self.version is None:
@@ -154,8 +159,12 @@ def answer(
 
 # %% ../../nbs/60_registry/21_check.ipynb #b2a4be12
 def model_size(candidate: Candidate) -> Row:
-    "Bytes of the model as it is served"
-    return {"value": float(len(candidate.package.read("model.skops")))}
+    "Bytes of all files that a server gets of the model"
+    sizes = {name: len(content) for name, content in candidate.package.served_files().items()}
+    return {
+        "value": float(sum(sizes.values())),
+        "note": f"{len(sizes)} files, {max(sizes, key=lambda name: sizes[name])} the largest",
+    }
 
 
 PREDICTIONS = 25  # of one example row, of which the median counts
@@ -193,10 +202,21 @@ def _cost(name: str) -> Callable[[Candidate], Row]:
     def check(candidate: Candidate) -> Row:
         if candidate.ledger is None or candidate.version is None:
             return nothing("what a run costs is known when it has ended", "Check the registered version.")
-        costs = candidate.ledger.step_costs(candidate.version["run"]).values()
-        if not costs:
-            return nothing(f"nothing was measured in run {candidate.version['run']}", "Run it again with --force.")
-        return {"value": sum(cost.get("had_cost", cost)[name] for cost in costs), "note": "estimated, of the whole run"}
+        run, origin = candidate.version["run"], candidate.origin
+        if costs := origin.get("costs"):
+            return {"value": costs[name], "note": f"estimated, of the whole run in {origin['project']}"}
+        if origin:
+            why = f"what run {run} cost is not in the file that it was imported from"
+            return nothing(why, f"Export it again in {origin['project']}, where it was trained, and import that file.")
+        measured = candidate.ledger.step_costs(run).values()
+        if not measured:
+            return nothing(
+                f"nothing was measured in run {run}, or it was deleted", "Train a new version: its run is measured."
+            )
+        return {
+            "value": sum(cost.get("had_cost", cost)[name] for cost in measured),
+            "note": "estimated, of the whole run",
+        }
 
     return check
 
@@ -230,8 +250,10 @@ def champion_difference(candidate: Candidate) -> Row:
     if why := difference(*pair):
         return nothing(f"it cannot be compared with the champion: {why}", "Let a person decide, and waive the gate.")
     holdout, name = candidate.holdout(), candidate.package.manifest["holdout"]
+    if holdout is None and candidate.origin:  # its rows stayed where it was trained
+        holdout, name = champion.holdout(), f"the champion's {champion.package.manifest['holdout']}"
     if holdout is None:
-        return nothing(f"the run has no {name} to compare on", "Run split, train and package together.")
+        return _no_rows(candidate, name)
     rows = unseen(holdout, pair)
     if len(rows) < ENOUGH:
         return {
@@ -248,6 +270,14 @@ def champion_difference(candidate: Candidate) -> Row:
         return {**nothing(f"{metric} cannot be computed on the {len(rows)} rows that are new to both"), "n": len(rows)}
     note = f"{metric}, on rows new to both"
     return {"value": found.gain, "low": found.low, "high": found.high, "n": len(rows), "note": note}
+
+
+def _no_rows(candidate: Candidate, name: str) -> Row:
+    "There is nothing to compare on"
+    if candidate.origin:
+        why = f"it was imported from {candidate.origin['project']} without rows, and there is no {name} here to compare on"
+        return nothing(why, "Let a person decide, and waive the gate.")
+    return nothing(f"the run has no {name} to compare on", "Run split, train and package together.")
 
 
 DRAWS, WEIGHTS = (200, 1000), 1_000_000  # draws at least and at most; rows that all draws together should hold
@@ -306,9 +336,14 @@ def onnx_parity(candidate: Candidate) -> Row:
     "Whether the ONNX form gave the same predictions when it was made"
     found = (candidate.package.manifest.get("formats") or {}).get("onnx")
     if not found:
-        return nothing("the package has no ONNX form", "Make one in the package step.")
-    numbers = f"largest difference {found.get('max_difference')}, {found.get('flips')} flips"
-    return answer(bool(found.get("ok")), f"ONNX beside scikit-learn: {numbers}", "Serve the scikit-learn model.")
+        todo = "Make one in the package step: ModelPackage(..., onnx=export_onnx(model, test, train))."
+        return nothing("the package has no ONNX form", todo)
+    if found.get("ok"):
+        numbers = f"largest difference {found.get('max_difference')}, {found.get('flips')} flips"
+        return answer(True, f"ONNX beside scikit-learn: {numbers} on {found.get('rows')} rows")
+    reason = found.get("reason") or "nobody said why"
+    todo = "Train a model that goes into ONNX, or leave the gate out: scikit-learn's form is what is served then."
+    return answer(False, f"there is no ONNX form that answers as scikit-learn does: {reason}", todo)
 
 
 def data_consent(candidate: Candidate) -> Row:
@@ -343,7 +378,16 @@ def card_complete(candidate: Candidate) -> Row:
         return nothing("its card is made from the ledger", "Check the registered version.")
     missing = missing_parts(read_card(candidate.ledger, candidate.settings, candidate.version))
     note = f"the card lacks {', '.join(missing)}" if missing else "every part of the card is written"
-    return answer(not missing, note, f"See what is missing: mlops-nb card {candidate.model}.")
+    return answer(not missing, note, _where_to_write(candidate))
+
+
+def _where_to_write(candidate: Candidate) -> str:
+    "What to do about words that a card lacks"
+    if candidate.origin:
+        project = candidate.origin["project"]
+        here = "or write them in a notebook here, and name it: [registry] card_notebook."
+        return f"Write them in {project}, where it was trained, export it again and import that file, {here}"
+    return f"Write them in the notebook of the package step; see what is missing: mlops-nb card {candidate.model}."
 
 
 checks.register("signature", signature)

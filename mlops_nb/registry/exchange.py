@@ -24,6 +24,8 @@ from ..core.hashing import canonical_json, sha256_bytes, sha256_file
 from ..core.ledger import Ledger
 from ..core.settings import Settings
 from ..pipeline.record import keep_registry
+from .approvals import trainer
+from .card import read_card
 from .encrypting import find_version
 from .encryption import chosen_recipients
 from .folder import save_version, signature_over, version_folder
@@ -33,6 +35,7 @@ from .packages import MANIFEST, NAME, PackageFile
 from .register import Registrar, save_copy
 from .signature import SIGNATURE, hash_files, root_digest
 from .verify import NotVerified, verify_folder
+from .versions import IMPORTED, origin_of
 
 # %% ../../nbs/60_registry/52_exchange.ipynb #dbfb9d01
 FORMAT = 1
@@ -70,7 +73,7 @@ def export_version(
             warn(f"{plain} mlops-nb encrypt {name}:{version['version']} --to KEY -o FOLDER writes it encrypted.")
         registrar = Registrar({"run": version["run"]}, settings, ledger)
         folder = save_version(registrar, version["name"], version["version"])
-        members: dict[str, bytes | Path] = {FACTS: canonical_json(_facts(settings, version))}
+        members: dict[str, bytes | Path] = {FACTS: canonical_json(_facts(settings, ledger, version))}
         members[PACKAGE] = registrar.store.verify(version["digest"])
         members |= {f"{FOLDER}{path.name}": path for path in sorted(folder.iterdir())}
         hashes = {name: _hash(content) for name, content in members.items()}
@@ -94,12 +97,21 @@ def _hash(content: bytes | Path) -> str:
     return sha256_bytes(content) if isinstance(content, bytes) else sha256_file(content)
 
 
-def _facts(settings: Settings, version: dict[str, Any]) -> dict[str, Any]:
-    "Where a version comes from"
+def _facts(settings: Settings, ledger: Ledger, version: dict[str, Any]) -> dict[str, Any]:
+    "Where a version comes from; of one that was imported, where it came from at first"
+    about = {key: version[key] for key in ("name", "version", "digest", "task", "metric", "metrics")}
+    return {"format": FORMAT, **about, "origin": origin_of(ledger, version) or _origin(settings, ledger, version)}
+
+
+def _origin(settings: Settings, ledger: Ledger, version: dict[str, Any]) -> dict[str, Any]:
+    "What only this ledger knows of a version, and gates will ask for elsewhere: who trained it, its cost, its card's words"
     origin = {"project": settings.name, "version": version["version"], "run": version["run"]}
     origin |= {"pipeline": version["details"].get("pipeline"), "created": version["created"]}
-    about = {key: version[key] for key in ("name", "version", "digest", "task", "metric", "metrics")}
-    return {"format": FORMAT, **about, "origin": version["details"].get("origin", origin)}
+    costs = [cost.get("had_cost", cost) for cost in ledger.step_costs(version["run"]).values()]
+    sums = {name: sum(cost[name] for cost in costs) for name in ("cpu_seconds", "watt_hours", "grams_co2e")}
+    parts = read_card(ledger, settings, version).parts
+    words = {name: part.text for name, part in parts.items() if part.text}
+    return origin | {"trainer": trainer(ledger, version), "costs": sums if costs else None, "parts": words}
 
 # %% ../../nbs/60_registry/52_exchange.ipynb #3b474ec4
 LARGEST_FACTS = 1 << 20  # bytes of `export.json`
@@ -238,7 +250,8 @@ def _take_in(
     registrar, manifest = Registrar({"run": facts["origin"]["run"]}, settings, ledger), package.manifest
     registrar.store.put_file(package.path)
     details = {part: manifest.get(part) for part in ("target", "holdout", "trusted", "requirements")}
-    details |= {"pipeline": facts["origin"].get("pipeline"), "origin": facts["origin"] | {"key": key}}
+    origin = facts["origin"] | {"key": key}
+    details |= {"pipeline": origin.get("pipeline"), "origin": origin}
     number, new = ledger.register_version(
         facts["name"],
         package.digest,
@@ -250,6 +263,8 @@ def _take_in(
         details=details,
     )
     version = registrar.version_of(facts["name"], number)
+    if "origin" in version["details"] and origin_of(ledger, version) != origin:  # it brings more than it did before
+        ledger.add_event(IMPORTED, f"{facts['name']}:{number}", origin)
     _put_folder(registrar, version, staged, key)
     save_copy(registrar, facts["name"], number, package.digest)
     registrar.hashes.save()

@@ -14,7 +14,7 @@ from ..core.errors import UsageError
 from ..core.settings import Settings, load_settings
 from ..pipeline.record import keep_registry
 from .annotate import annotations, note_version, tag_version
-from .approvals import APPROVAL, REJECTION, Approvals, person, read_approvals, say
+from .approvals import APPROVAL, REJECTION, Approvals, person, read_approvals, say, trainer
 from .champion import comparison_words
 from .folder import signatures_of
 from .versions import ModelTable, comparison_of, find_version, list_versions, signature_words
@@ -94,7 +94,7 @@ class VersionPage:
 
     def __init__(
         self,
-        version: dict[str, Any],  # with verdict, gates, approvals, comparison, tags and note
+        version: dict[str, Any],  # with verdict, gates, approvals, comparison, tags, note and trainer
         report: "GateReport",
         events: list[dict[str, Any]],  # moves of aliases to and from it, newest first
         waivers: "dict[str, Waiver]",
@@ -124,6 +124,7 @@ class VersionPage:
             ["aliases", ", ".join(version["aliases"]) or "none"],
             ["task", f"{version['task']}, ranked by {version['metric']}"],
             ["run", version["run"]],
+            ["trained by", version["trainer"] or "not known"],
             ["digest", version["digest"]],
             ["registered (UTC)", str(version["created"])[:16].replace("T", " ")],
             ["signature", signature_words(version)],
@@ -215,6 +216,7 @@ def version_page(
     (signed,) = signatures_of(settings, [find_version(ledger, text)])
     version = _with_all(settings, ledger, signed, annotations(ledger))
     version["comparison"] = comparison_of(ledger, version["name"], version["version"])
+    version["trainer"] = trainer(ledger, version)
     events = [e for e in ledger.alias_events(version["name"]) if version["version"] in (e["version"], e["previous"])]
     report = check_version(settings, ledger, version)
     score = score_version(settings, ledger, version, report)

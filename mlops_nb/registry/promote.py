@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..core.errors import MlopsError, Refused, UsageError, did_you_mean
 from ..core.settings import Settings, load_settings
 from ..pipeline.record import keep_registry
-from .approvals import Approvals, need_role, read_approvals
+from .approvals import Approvals, check_eyes, four_eyes, need_role, read_approvals
 from .check import check_version
 from .gates import GateReport
 from .register import Registrar, release_champion
@@ -69,7 +69,10 @@ def override(
 ) -> dict[str, Any]:
     "Record that a version may be promoted although it is refused"
     day = check_day(until or (today() + timedelta(days=DAYS)).isoformat(), "An override")
-    facts = {"by": need_role(settings, "override a gate"), "until": day, "reason": check_reason(reason, "An override")}
+    who = need_role(settings, "override a gate")
+    if four_eyes(settings):
+        check_eyes(settings, ledger, version, who, "override its gates")
+    facts = {"by": who, "until": day, "reason": check_reason(reason, "An override")}
     details = {"digest": version["digest"], "refused": refused, **facts}
     ledger.add_event(OVERRIDE, f"{version['name']}:{version['version']}", details)
     return details

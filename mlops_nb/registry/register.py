@@ -21,7 +21,7 @@ from ..core.locks import FileLock
 from ..core.settings import Settings
 from ..core.store import Store
 from ..pipeline.statcache import StatCache
-from .approvals import read_approvals
+from .approvals import read_approvals, runner
 from .bento_store import compare, model_folder, save_model
 from .champion import Contender, Verdict, first_version, judge
 from .check import check_version, importable, paired_scores, read_artifact
@@ -131,7 +131,8 @@ def register(
         metric=manifest["metric"],
         schema_digest=package.schema_digest(),
         metrics=manifest["metrics"],
-        details=details | {"pipeline": registrar.run["pipeline"]},
+        details=details
+        | {"pipeline": registrar.run["pipeline"], "trainer": runner(registrar.ledger, registrar.run["run"])},
     )
     point("after-register")
     return manifest["name"], version

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import UsageError, did_you_mean
 from ..core.settings import Settings
 from ..model.gate import Gate, Waiver, parse_gate
-from .approvals import need_role
+from .approvals import check_eyes, four_eyes, need_role
 
 # %% ../../nbs/60_registry/22_waivers.ipynb #26aad175
 if TYPE_CHECKING:
@@ -71,7 +71,10 @@ def waive_gate(
     if text not in texts:
         hint = did_you_mean(text, texts).strip() or f"Its gates: {'; '.join(texts) or 'none'}."
         raise UsageError(f"{model} has no gate '{text}'.", hint, value=text)
-    waiver = Waiver(need_role(settings, "waive a gate"), check_day(until, "A waiver"), check_reason(reason, "A waiver"))
+    who = need_role(settings, "waive a gate")
+    if four_eyes(settings):
+        check_eyes(settings, ledger, version, who, "waive a gate of it")
+    waiver = Waiver(who, check_day(until, "A waiver"), check_reason(reason, "A waiver"))
     ledger.add_event(WAIVER, model, {"digest": version["digest"], "gate": text, **waiver._asdict()})
     return waiver
 

@@ -8,9 +8,15 @@ from pathlib import Path
 
 import pytest
 from registry_support import give, make_project, package, people
+from support import Project
 
-from mlops_nb.core.errors import MlopsError, StorageError, UsageError
+from mlops_nb.core.errors import MlopsError, Refused, StorageError, UsageError
 from mlops_nb.core.ledger import Ledger
+from mlops_nb.core.ledger.costs import Factors
+from mlops_nb.core.ledger.runs import user_name
+from mlops_nb.core.settings import load_settings
+from mlops_nb.registry.approvals import APPROVAL, say
+from mlops_nb.registry.check import check_version
 from mlops_nb.registry.exchange import export_version, import_version, read_facts
 from mlops_nb.registry.folder import version_folder
 from mlops_nb.registry.keyring import KeyRing
@@ -18,6 +24,7 @@ from mlops_nb.registry.keys import trusted_keys
 from mlops_nb.registry.register import Registrar, release_champion, run_completing
 from mlops_nb.registry.releases import read_release
 from mlops_nb.registry.verify import NotVerified, verify_arm, verify_folder
+from mlops_nb.registry.versions import find_version
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +86,96 @@ def test_it_can_be_promoted_and_served(ci, mine):
         release_champion(Registrar({}, mine, ledger), "churn")
     release = read_release(mine.workspace.path / "releases", "churn")
     assert verify_arm(release, release.document.arms[0], mine).key.name == "project"
+
+
+WORDS = {"Intended use": "To call people.", "Limits": "Not for companies.", "Data consent": "The contract."}
+GATES = ["energy <= 1 Wh", "carbon <= 10 g", "card_complete", "champion_difference >= -0.5", "contract", "signature"]
+GATES += ["latency <= 5 s", "model_size <= 1 MB", "roc_auc >= 0.8"]
+
+
+def written_project(folder: Path) -> Project:
+    """An empty project on disk, for commands."""
+    settings = make_project(folder)
+    text = f"[package]\nname = {folder.name}\n[tracking]\nmode = off\n[registry]\nbento_store = false\n"
+    (folder / "settings.ini").write_text(text, encoding="utf-8")
+    return Project(folder, settings.workspace.path)
+
+
+def registered(project: Project, run: str, rows: int, test=None) -> None:
+    settings = load_settings(project.folder)
+    with Ledger.open(settings) as ledger:
+        document = give(settings, ledger, run, package(people().iloc[:rows]), test)
+        ledger.add_cost(run, "package", 60.0, Factors(10.0, 400.0))
+        run_completing(document, settings, ledger)
+
+
+def test_an_import_is_promoted_through_the_gates_by_the_command(tmp_path):
+    """What only CI's ledger knows comes along: energy, the card's words, who trained it; rows are the champion's."""
+    ci, mine = written_project(tmp_path / "ci"), written_project(tmp_path / "mine")
+    registered(ci, "20261123-170501-0001", 90)
+    registered(mine, "20261124-170501-0001", 100, people().iloc[100:])
+    with open(mine.folder / "settings.ini", "a", encoding="utf-8") as file:
+        file.write(f"gates = {'; '.join(GATES)}\n")
+    before = mine.json("models", "export", "churn", str(tmp_path / "mine.zip"))
+    assert before["signed"] and before["bytes"] == (tmp_path / "mine.zip").stat().st_size
+    file = str(tmp_path / "churn.zip")
+    shown = ci.call("mlops-nb", "models", "export", "churn:1", file)
+    assert "churn version 1" in shown.stdout and "mlops-nb keys trust FILE" in shown.stdout
+    refused = mine.json("models", "import", file, expect=3)["error"]
+    assert "signed by a key that is not trusted here" in refused["message"]
+    trusted = mine.json("keys", "trust", str(ci.workspace / "keys/project.pub"), "--name", "ci")
+    assert (trusted["name"], trusted["roles"], trusted["state"]) == ("ci", ["import"], "trusted")
+    assert "imported as churn version 2, signed by ci" in mine.call("mlops-nb", "models", "import", file).stdout
+
+    checked = mine.json("promote", "churn:2", "--check", expect=3)
+    found = {gate["gate"]: gate for gate in checked["gates"]}
+    assert [gate for gate, one in found.items() if one["verdict"] != "passed"] == ["card_complete"]
+    assert found["energy <= 1 Wh"]["value"] == pytest.approx(1 / 6) and found["carbon <= 10 g"]["value"] > 0
+    assert found["champion_difference >= -0.5"]["n"] == 200
+    assert found["card_complete"]["why"] == "the card lacks Intended use, Limits, Data consent"
+    assert "in ci, where it was trained, export it again and import that file" in found["card_complete"]["todo"]
+
+    cells = [f"## {name}\n\n{text}" for name, text in WORDS.items()]  # the remedy, word for word
+    told = {"cells": [{"cell_type": "markdown", "source": cell} for cell in cells]}
+    (ci.folder / "card.ipynb").write_text(json.dumps(told), encoding="utf-8")
+    ci.json("models", "export", "churn:1", file, MLOPS_NB_REGISTRY_CARD_NOTEBOOK="card.ipynb")
+    again = mine.json("models", "import", file)
+    assert (again["version"], again["new"], again["origin"]["trainer"]) == (2, False, user_name())
+    assert "written in ci, where it was trained" in mine.json("card", "churn:2")["markdown"]
+    eyes = {"MLOPS_NB_REGISTRY_APPROVALS": "1", "MLOPS_NB_REGISTRY_APPROVERS": user_name()}
+    assert "trained churn:2" in mine.json("approve", "churn:2", expect=3, **eyes)["error"]["message"]
+    done = mine.json("promote", "churn:2", "--reason", "CI is better")
+    assert done["moved"] and {gate["verdict"] for gate in done["gates"]} == {"passed"}
+    release = read_release(mine.workspace / "releases", "churn")
+    assert verify_arm(release, release.document.arms[0], load_settings(mine.folder)).key.name == "project"
+
+
+def test_what_an_import_did_not_bring_is_said(ci, mine, tmp_path):
+    """A file of before: no trainer, no cost, no words; and no champion with rows here."""
+    from mlops_nb.registry import exchange
+
+    def older(members):
+        facts = json.loads(members["export.json"])
+        for name in ("trainer", "costs", "parts"):
+            del facts["origin"][name]
+        members["export.json"] = json.dumps(facts).encode()
+        del members["model.sig"]
+
+    keys = {"gates": "energy <= 1 Wh; champion_difference >= 0", "approvals": 1, "approvers": user_name()}
+    settings = mine._replace(registry=mine.registry._replace(signatures="warn", **keys))
+    with Ledger.open(settings) as ledger:
+        content = package(people().iloc[:60])
+        run_completing(give(settings, ledger, "20261124-170501-0001", content, None), settings, ledger)
+        ledger.move_alias("churn", "champion", 1, expected=None, reason="by hand")
+    exchange.import_version(settings, rewritten(ci[1], tmp_path / "older.zip", older))
+    with Ledger.open(settings) as ledger:
+        version = find_version(ledger, "churn:2")
+        energy, beside = check_version(settings, ledger, version)
+        with pytest.raises(Refused, match="It is not known who trained churn:2") as told:
+            say(settings, ledger, version, APPROVAL)
+    assert "what run 20261123-170501-0001 cost is not in the file" in energy.why and "Export it again" in energy.todo
+    assert "imported from ci without rows" in beside.why and beside.todo == "Let a person decide, and waive the gate."
+    assert told.value.hint.startswith("Export it again where it was trained, and import that file")
 
 
 @pytest.mark.parametrize("damage", ["lost", "changed"])

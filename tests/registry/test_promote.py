@@ -16,7 +16,7 @@ from mlops_nb.core.hashing import sha256_bytes
 from mlops_nb.core.ledger import Ledger
 from mlops_nb.core.ledger.runs import user_name
 from mlops_nb.core.settings import load_settings
-from mlops_nb.registry.approvals import APPROVAL, REJECTION, say
+from mlops_nb.registry.approvals import APPROVAL, REJECTION, read_approvals, say
 from mlops_nb.registry.check import Candidate, check_version, run_gates
 from mlops_nb.registry.look import search_versions, version_page
 from mlops_nb.registry.packages import PackageFile
@@ -171,6 +171,20 @@ def test_what_is_not_there_is_not_passed(project, ledger, gate, words):
         check_version(with_keys(project, gates=gate), ledger, find_version(ledger, "churn:2")).enforce()
 
 
+def test_a_model_of_another_scikit_learn_is_told_by_every_gate(project, ledger):
+    """Nothing of it is loaded: not for its latency, not beside the champion, whichever of the two it is."""
+    settings = with_keys(project, gates="latency <= 5 s; champion_difference >= -0.5")
+    complete(project, ledger, IDS[0], package(TABLE.iloc[:70], requirements={"scikit-learn": "0.1.0"}))
+    complete(project, ledger, IDS[1], FIRST)
+    latency, beside = check_version(settings, ledger, find_version(ledger, "churn:2"))
+    assert latency.verdict == "passed"
+    assert "the champion was trained with scikit-learn 0.1.0" in beside.why and "waive" in beside.todo
+    ledger.move_alias("churn", "champion", 2, expected=1, reason="a new server")
+    for result in check_version(settings, ledger, find_version(ledger, "churn:1")):
+        assert result.verdict == "missing" and "was trained with scikit-learn 0.1.0, and here" in result.why
+        assert "pip install scikit-learn==0.1.0" in result.todo
+
+
 def test_a_changed_file_fails_the_signature(project, ledger):
     complete(project, ledger, IDS[0], FIRST)
     settings, version = with_keys(project, gates="signature"), find_version(ledger, "churn")
@@ -222,6 +236,40 @@ def test_two_pairs_of_eyes(project, ledger):
     assert ledger.alias_events("churn", "champion")[0]["evidence"]["approvals"]["given"][0]["by"].startswith(
         user_name()
     )
+
+
+def test_who_trained_it_neither_waives_nor_overrides(project, ledger):
+    """Where approvals with four eyes are demanded; without, a project of one person goes on."""
+    strict = with_keys(project, approvals=1, approvers=f"{user_name()}, bob")
+    alone = with_keys(project, approvers=user_name())
+    complete(project, ledger, IDS[0], FIRST)
+    complete(project, ledger, IDS[1], GATED)
+    version, found = find_version(ledger, "churn:2"), prepare(project, ledger, "churn:2")
+    gates = [result.gate for result in found.report]
+    waiver = ("roc_auc >= 0.9", "2099-01-31", "few rows", gates)
+    with pytest.raises(Refused, match=r"trained churn:2 .* and may not waive a gate of it"):
+        waive_gate(strict, ledger, version, *waiver)
+    with pytest.raises(Refused, match=r"trained churn:2 .* and may not override its gates"):
+        overridden(strict, ledger, found, "the old one is broken")
+    assert waive_gate(alone, ledger, version, *waiver) and overridden(alone, ledger, found, "broken").override
+    with ledger.database.transaction() as execute:
+        execute("UPDATE runs SET user_name = 'carol'")
+    assert waive_gate(strict, ledger, version, *waiver) and overridden(strict, ledger, found, "broken").override
+
+
+def test_a_trainer_is_known_after_the_run_was_deleted(project, ledger):
+    strict = with_keys(project, approvals=1, approvers=user_name())
+    complete(project, ledger, IDS[0], FIRST)
+    version = find_version(ledger, "churn:1") | {"run": "20260101-101500-0000"}  # not on record
+    with pytest.raises(Refused, match=r"trained churn:1 .* and may not approve it"):
+        say(strict, ledger, version, APPROVAL)
+    nobody = version | {"details": {}}  # as versions were registered before the trainer was written down
+    with pytest.raises(Refused, match="It is not known who trained churn:1") as told:
+        say(strict, ledger, nobody, APPROVAL)
+    assert told.value.hint == "Train it again; or set [registry] four_eyes = false."
+    ledger.add_event(APPROVAL, "churn:1", {"digest": version["digest"], "note": ""})
+    assert not read_approvals(strict, ledger, nobody).enough
+    assert say(with_keys(strict, four_eyes=False), ledger, nobody, APPROVAL).enough
 
 
 @pytest.mark.parametrize(
