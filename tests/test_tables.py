@@ -63,12 +63,23 @@ def test_a_semicolon_file_in_windows_1252_with_everything_awkward(project, tmp_p
     path = tmp_path / "kunden.csv"
     path.write_bytes(table.to_csv(sep=";", index=False).encode("cp1252"))
     words = ["ingest.keep=sex", "evaluate.sensitive=sex,plan", "evaluate.costs=1,5", "evaluate.slices=tenure=[0, 12)"]
+    words += ["package.gates=demographic_parity_difference[sex] <= 0.9,accuracy[sex=f] >= 0.4"]
     named = [word for pair in words for word in ("-p", pair)]
     document = project.run("-p", f"ingest.source={path}", "-p", "ingest.target=churned", *named)
     assert document["status"] == "ok" and 0.7 < evaluated(document)["roc_auc"] < 0.95
     shown = project.call("mlops-nb", "show", document["run"]).stdout
     assert "ingest" in shown and "roc_auc" in shown
     check_assessment(project, document)
+    check_groups_by_gates(project, document["models"][0])
+
+
+def check_groups_by_gates(project: Project, model: dict) -> None:
+    """Gates on what was found of groups: those of the package passed, stricter ones of the settings do not."""
+    assert model["aliases"] == ["champion"] and "refused" not in model
+    strict = {"MLOPS_NB_REGISTRY_GATES": "demographic_parity_difference[sex] <= 0.0001; accuracy[sex=f] >= 0.999"}
+    gates = project.json("promote", f"{model['name']}:{model['version']}", "--check", expect=3, **strict)["gates"]
+    assert [gate["verdict"] for gate in gates] == ["passed", "passed", "missed", "missed"]
+    assert all(gate["low"] < gate["value"] < gate["high"] and gate["n"] > 90 for gate in gates)
 
 
 def check_assessment(project: Project, document: dict) -> None:

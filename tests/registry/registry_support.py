@@ -65,8 +65,16 @@ def make_project(folder: Path) -> Settings:
     return load_settings(folder)
 
 
-def give(settings: Settings, ledger: Ledger, run_id: str, content: bytes, test: pd.DataFrame | None) -> dict:
-    """Record a run whose steps gave a holdout table and a package; the run's document."""
+def give(
+    settings: Settings,
+    ledger: Ledger,
+    run_id: str,
+    content: bytes,
+    test: pd.DataFrame | None,
+    metrics: dict[str, float] | None = None,
+    source: str = "",
+) -> dict:
+    """Record a run whose steps gave a holdout table and a package, by a source of this hash; the run's document."""
     from mlops_nb.data.table import Table, serializer
 
     store = Store(settings.workspace.path / "objects")
@@ -78,10 +86,14 @@ def give(settings: Settings, ledger: Ledger, run_id: str, content: bytes, test: 
         meta = serializer.write(Table(test), file)
         gives = {"split": {"test": {"type": "Table", "sha256": store.put_file(file), "size": 1, "meta": meta}}, **gives}
     ledger.begin_run(run_id, "tabular", {})
+    read = {"inputs": {"source": {"kind": "file", "value": "people.csv", "sha256": source}}} if source else {}
     for position, (step, values) in enumerate(gives.items()):
         manifest = {"format": 1, "step": step, "gives": values, "metrics": {}}
+        facts = {"position": position, "reasons": ["first run"], "parts": {}}
+        if step == "package":
+            manifest, facts = manifest | {"metrics": metrics or {}}, facts | {"parts": read}
         key = f"{sha256_bytes(json.dumps(values, sort_keys=True).encode())}"
-        ledger.commit_step(run_id, step, key=key, parts={}, manifest=manifest, position=position, reasons=["first run"])
+        ledger.commit_step(run_id, step, key=key, manifest=manifest, **facts)
     return {"schema": 1, "run": run_id, "pipeline": "tabular", "steps": []}
 
 

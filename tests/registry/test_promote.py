@@ -11,9 +11,11 @@ import pytest
 from registry_support import give, make_project, package, people
 from support import Project
 
+import mlops_nb
 from mlops_nb.core.errors import Busy, Refused, StorageError, UsageError
 from mlops_nb.core.hashing import sha256_bytes
 from mlops_nb.core.ledger import Ledger
+from mlops_nb.core.ledger.costs import Factors
 from mlops_nb.core.ledger.runs import user_name
 from mlops_nb.core.settings import load_settings
 from mlops_nb.registry.approvals import APPROVAL, REJECTION, read_approvals, say
@@ -183,6 +185,97 @@ def test_a_model_of_another_scikit_learn_is_told_by_every_gate(project, ledger):
     for result in check_version(settings, ledger, find_version(ledger, "churn:1")):
         assert result.verdict == "missing" and "was trained with scikit-learn 0.1.0, and here" in result.why
         assert "pip install scikit-learn==0.1.0" in result.todo
+
+
+JUDGED = [
+    ROW,
+    {"metric": "roc_auc", "slice": "sex=female", "value": 0.90, "low": 0.86, "high": 0.94, "n": 60},
+    {"metric": "expected_calibration_error", "slice": "", "value": 0.03, "low": 0.02, "high": 0.04, "n": 143},
+    {"metric": "demographic_parity_difference", "slice": "sex", "value": 0.08, "low": 0.02, "high": 0.12, "n": 143},
+]
+PARITY = {"ok": True, "max_difference": 1e-6, "flips": 0, "rows": 143, "reason": None}
+NO_PARITY = {
+    "ok": False,
+    "max_difference": None,
+    "flips": None,
+    "rows": 0,
+    "reason": "KNeighbors has no counterpart",
+}
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """A champion; version 2, with a number for every kind of gate; version 3, with another target and no ONNX form."""
+    settings = make_project(tmp_path_factory.mktemp("judged") / "project")
+    settings = with_keys(settings, bento_store=False, card_notebook="card.ipynb")
+    cells = [f"## {part}\n\nIt is said." for part in ("Intended use", "Limits", "Data consent")]
+    told = {"cells": [{"cell_type": "markdown", "source": cell} for cell in cells]}
+    (settings.project / "card.ipynb").write_text(json.dumps(told), encoding="utf-8")
+    second = {"assessment": {"format": 1, "rows": JUDGED}, "formats": {"onnx": PARITY}, "consent": "a contract"}
+    other = {"formats": {"onnx": NO_PARITY}, "schema": {"target": "left"}}
+    contents = (SECOND, package(TABLE.iloc[:90], inputs=("balance",), **second), package(TABLE.iloc[:80], **other))
+    with Ledger.open(settings) as opened:
+        for run_id, content in zip(IDS, contents, strict=False):
+            complete(settings, opened, run_id, content)
+            opened.add_cost(run_id, "package", 60.0, Factors(10.0, 400.0))
+        (settings.workspace.path / "models/churn/3/schema.json").write_text("{}")
+        yield settings, opened
+
+
+@pytest.mark.parametrize(
+    ("passes", "misses", "words"),
+    [
+        ("roc_auc >= 0.85", "roc_auc >= 0.9", "the low end of its interval, 0.8800, is below 0.9"),
+        ("roc_auc[sex=female] >= 0.85, n >= 60", "roc_auc[sex=female] >= 0.9", "0.8600, is below 0.9"),
+        (
+            "roc_auc[sex=female] >= 0.85",
+            "roc_auc[sex=female] >= 0.8, n >= 61",
+            "60 rows, and the gate wants 61",
+        ),
+        (
+            "demographic_parity_difference[sex] <= 0.15",
+            "demographic_parity_difference[sex] <= 0.1",
+            "demographic_parity_difference[sex] is 0.0800, and the high end of its interval, 0.1200, is above 0.1",
+        ),
+        ("expected_calibration_error <= 0.05", "expected_calibration_error <= 0.035", "0.0400, is above 0.035"),
+        ("champion_difference >= -0.9", "champion_difference >= -0.001", "is below -0.001"),
+        ("latency <= 30 s", "latency <= 0.000001 ms", "above 1e-06 ms"),
+        ("model_size <= 1 MB", "model_size <= 1 kB", "above 1 kB"),
+        ("energy <= 0.2 Wh", "energy <= 0.1 Wh", "energy is 0.1667 Wh, above 0.1 Wh"),
+        ("carbon <= 1 g", "carbon <= 0.01 g", "above 0.01 g"),
+    ],
+)
+def test_every_number_passes_and_misses(judged, passes, misses, words):
+    settings, ledger = judged
+    good, bad = check_version(with_keys(settings, gates=f"{passes}; {misses}"), ledger, find_version(ledger, "churn:2"))
+    assert good.verdict == "passed" and good.value is not None, good.why
+    assert bad.stops and words in bad.why and bad.todo
+
+
+@pytest.mark.parametrize(
+    ("gate", "words", "remedy"),
+    [
+        ("onnx_parity", "KNeighbors has no counterpart", "scikit-learn's form is what is served"),
+        ("contract", "its target is left", "waive it when they know"),
+        ("signature", "schema.json was changed", "mlops-nb sign NAME:VERSION"),
+        ("data_consent", "nobody said on what ground", "the parameter consent"),
+    ],
+)
+def test_every_question_is_answered_with_yes_and_no(judged, gate, words, remedy):
+    settings, ledger = judged
+    settings = with_keys(settings, gates=gate)
+    (good,) = check_version(settings, ledger, find_version(ledger, "churn:2"))
+    (bad,) = check_version(settings, ledger, find_version(ledger, "churn:3"))
+    assert (good.verdict, good.value, bad.verdict, bad.value) == ("passed", 1.0, "missed", 0.0), (good.why, bad.why)
+    assert words in bad.why and remedy in bad.todo
+
+
+def test_a_card_is_complete_when_every_part_is_written(judged):
+    settings, ledger = judged
+    settings, version = with_keys(settings, gates="card_complete"), find_version(ledger, "churn:2")
+    assert check_version(settings, ledger, version).passed
+    (bad,) = check_version(with_keys(settings, card_notebook=""), ledger, version)
+    assert bad.verdict == "missed" and "Intended use, Limits, Data consent" in bad.why
 
 
 def test_a_changed_file_fails_the_signature(project, ledger):
@@ -419,6 +512,53 @@ def copied(three_versions, tmp_path):
     return three_versions.copy(tmp_path / "workspace")
 
 
+def test_a_notebook_has_the_same_functions(copied, monkeypatch):
+    monkeypatch.chdir(copied.folder)
+    monkeypatch.setenv("MLOPS_NB_WORKSPACE_PATH", str(copied.workspace))
+    monkeypatch.setenv("MLOPS_NB_REGISTRY_APPROVERS", user_name())
+    report = mlops_nb.check_gates("churn:3")
+    assert (report.model, [result.verdict for result in report]) == ("churn:3", ["missed"])
+    for refused in (report.enforce, lambda: mlops_nb.promote("churn:3")):
+        with pytest.raises(Refused, match=r"0\.8800, is below 0\.9") as told:
+            refused()
+        assert told.value.exit_code == 3
+    mlops_nb.check_gates("churn:3", "roc_auc >= 0.8; contract").enforce()
+    digest = sha256_bytes(GATED)
+    unregistered = mlops_nb.check_gates(mlops_nb.ModelPackage.read(copied.workspace / "objects" / digest[:2] / digest))
+    assert (unregistered.model, unregistered.document()) == ("churn", report.document())
+    mlops_nb.waive("churn:3", "roc_auc >= 0.9", until="2099-01-31", reason="few rows")
+    mlops_nb.check_gates("churn:3").enforce()
+    assert mlops_nb.promote("churn:3", reason="spring").passed
+    assert mlops_nb.models("churn:champion").version["version"] == 3
+    back = mlops_nb.rollback("churn", reason="units")
+    assert (back["from"], back["version"]) == (3, 2)
+    before = mlops_nb.safety_score("churn:3")
+    assert before.total == sum(part.points for part in before if part.done) < 100
+    with pytest.raises(Refused, match="may not approve it"):
+        mlops_nb.approve("churn:3")
+    monkeypatch.setenv("MLOPS_NB_REGISTRY_FOUR_EYES", "false")
+    assert mlops_nb.approve("churn:3", "looked at it")["given"][0]["note"] == "looked at it"
+    assert mlops_nb.safety_score("churn:3").total == before.total + 5
+    mlops_nb.tag_model("churn:3", "spring")
+    said = mlops_nb.models("churn")
+    found = [
+        mlops_nb.models("churn", **how) for how in ({"tag": "spring"}, {"run": IDS[1]}, {"data": said[2]["digest"]})
+    ]
+    assert [[version["version"] for version in one] for one in found] == [[3], [2], [1]]
+
+
+def test_versions_are_found_by_metric_and_by_source(project, ledger):
+    """The numbers of the run that gave a version, and the hash of what its steps read."""
+    for run_id, content, score, source in ((IDS[0], FIRST, 0.85, "ab" * 32), (IDS[1], SECOND, 0.95, "cd" * 32)):
+        run_completing(give(project, ledger, run_id, content, TEST, {"roc_auc": score}, source), project, ledger)
+    found = [
+        search_versions(project, ledger, **how)
+        for how in ({"where": "roc_auc >= 0.9"}, {"where": "roc_auc < 0.9"}, {"data": "cdcd"}, {"data": "ab" * 32})
+    ]
+    assert [[one["version"] for one in table] for table in found] == [[2], [1], [2], [1]]
+    assert len(search_versions(project, ledger, data="efef")) == 0
+
+
 def test_the_commands_of_a_day(copied):
     me = {"MLOPS_NB_REGISTRY_APPROVERS": user_name()}
     refused = copied.json("promote", "churn:3", expect=3)
@@ -442,10 +582,22 @@ def test_the_commands_of_a_day(copied):
     page = copied.json("models", "churn:3")
     assert page["history"][0]["reason"] == "units" and page["score"]["of"] == 100
     assert "went back" not in copied.call("mlops-nb", "models", "churn:2").stderr
+    alone = {**me, "MLOPS_NB_REGISTRY_FOUR_EYES": "false"}
+    assert "may not approve it" in copied.json("approve", "churn:3", expect=3, **me)["error"]["message"]
+    assert copied.json("approve", "churn:3", "--note", "yes", **alone)["given"][0]["note"] == "yes"
     assert copied.json("reject", "churn:3", "--note", "no", **me)["rejected"][0]["note"] == "no"
     assert "rejected churn:3" in copied.json("promote", "churn:3", expect=3, **me)["error"]["message"]
     kept = json.loads((copied.workspace / "registry.json").read_text())  # what a lost ledger is made from
     assert {"waiver", "rejection", "model_tag", "model_note"} <= {event["kind"] for event in kept["events"]}
+
+
+def test_versions_go_by_command(copied):
+    told = copied.call("mlops-nb", "models", "delete", "churn:3")
+    assert "would delete 1 version: churn:3" in told.stdout and "add --delete" in told.stdout
+    gone = copied.json("models", "delete", "churn:3", "--delete")
+    assert (gone["versions"], gone["deleted"]) == (["churn:3"], True)
+    assert copied.json("models", "prune", "churn", "--keep", "1")["deleted"] is False
+    assert {one["version"] for one in copied.json("models")["models"]} == {1, 2}
 
 
 @pytest.mark.parametrize(
@@ -468,6 +620,7 @@ RACE = """
 import sys, time
 from pathlib import Path
 from mlops_nb.core.errors import MlopsError
+from mlops_nb.core.hashing import sha256_bytes
 from mlops_nb.core.ledger import Ledger
 from mlops_nb.core.settings import load_settings
 from mlops_nb.registry.promote import carry_out, prepare
