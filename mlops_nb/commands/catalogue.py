@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PIPELINE', 'RANGE', 'RUN', 'AUTOML', 'PLAN', 'SEARCH', 'LINT', 'PAPERMILL', 'SERVER', 'RERUN', 'SNAPSHOT', 'SYNC',
-           'PACKAGE', 'NEW', 'CONFIG', 'DOCTOR', 'GC', 'FSCK', 'COMPLETION', 'COMPLETE', 'REPEAT', 'CLEAN', 'COMMANDS',
-           'HEADLINE', 'START']
+           'PACKAGE', 'PREDICT', 'NEW', 'CONFIG', 'DOCTOR', 'GC', 'FSCK', 'COMPLETION', 'COMPLETE', 'REPEAT', 'CLEAN',
+           'COMMANDS', 'HEADLINE', 'START']
 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #c17d8fa7
 from .catalogue_files import FILES
@@ -290,6 +290,32 @@ PACKAGE = Command(
     "The same version has the same content digest each time, while the project's code stays the same. Of a model that is"
     "\nreleased encrypted the Bento is encrypted, with other bytes each time, and an MLflow model is refused.",
 )
+PREDICT = Command(
+    "predict",
+    "Predict a table of any size into a file; after a crash the same command goes on",
+    "Models",
+    "mlops_nb.commands.predict:predict",
+    (
+        Argument("MODEL", "a model, or one of its versions: churn, churn:3, churn:champion", complete="model"),
+        Argument("TABLE", "a Parquet or CSV file", complete="file"),
+    ),
+    (
+        Option(
+            ("-o", "--output"),
+            "ends in .parquet or .csv; TABLE.predictions.parquet when left out",
+            "FILE",
+            complete="file",
+        ),
+        Option(("--keep",), "a column to stand beside the predictions; repeat for more", "COLUMN", many=True),
+        Option(("--rows",), "rows of a piece; 50,000 when nothing is said", "NUMBER", count),
+        Option(("--overwrite",), "replace an older output"),
+    ),
+    (
+        ("mlops-nb predict churn customers.parquet", "by the champion, in the order of the table"),
+        ("mlops-nb predict churn:3 customers.csv -o tonight.parquet --keep customer_id", "with what leads back"),
+    ),
+    "The output appears when it is complete. Until then finished pieces lie in OUTPUT.parts.",
+)
 NEW = Command(
     "new",
     "Write a new project that runs as it is",
@@ -409,7 +435,7 @@ COMMANDS = {
         *(SYNC, TAG, NOTE, STAR, EXPORT, DELETE),
         *FILES,
         *(SIGN, VERIFY, KEYS, KEYS_LIST, KEYS_NEW, KEYS_TRUST, KEYS_REVOKE, KEYS_ROTATE),
-        PACKAGE,
+        *(PACKAGE, PREDICT),
         *(NEW, CONFIG, DOCTOR, GC, FSCK, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
     )
 }

@@ -29,6 +29,10 @@ POINTS = (
     "before-upload",
     "after-upload",
     "after-delivery",
+    "after-piece",
+    "after-merge",
+    "before-output",
+    "after-output",
 )
 VARIABLE = "MLOPS_NB_FAULT"
 _passed: dict[str, int] = {}
