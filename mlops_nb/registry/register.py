@@ -24,7 +24,7 @@ from ..pipeline.statcache import StatCache
 from .approvals import read_approvals, runner
 from .bento_store import compare, model_folder, save_model
 from .champion import Contender, Verdict, first_version, judge
-from .check import check_version, importable, paired_scores, read_artifact
+from .check import check_version, importable, read_artifact
 from mlops_nb.registry.encryption import (
     chosen_recipients,
     encrypt_files,
@@ -36,6 +36,7 @@ from .folder import save_version, signature_over, verify_version
 from .gates import GateReport
 from .keys import trusted_keys
 from .packages import PackageFile
+from .paired import paired_scores
 from .releases import Arm, Document, Release, generations, is_current, publish
 from .verify import NotVerified, signature_state
 from .versions import CHAMPION, KEPT, verdict_of
