@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from .look import error_words, finding_words, state_of, tell_failure
 from .terminal import Answer, Terminal, annotation, counted, duration, in_github, pad, width_of
 from ..core.errors import UsageError
+from ..core.registry import hooks
 from ..core.settings import Settings, load_settings
 from ..pipeline.reporter import EventWriter, Reporter, Reporters, label
 
@@ -43,7 +44,11 @@ def plan(values: Any, screen: Terminal) -> Answer:
     from mlops_nb.pipeline.plan import make_plan
     from mlops_nb.pipeline.provenance import export_warnings
 
-    made = make_plan(load_settings(), values.pipeline, parameters_of(values), **chosen(values))
+    settings = load_settings()
+    made = make_plan(settings, values.pipeline, parameters_of(values), **chosen(values))
+    for each in (made, *made.children):
+        given = {f"{step}.{name}": value for step, known in each.values.items() for name, value in known.items()}
+        hooks.emit("run_preparing", run={"parameters": given}, settings=settings)  # what a run would refuse
     fingerprints = made.planner.fingerprints
     document = made.document() | {"warnings": export_warnings(fingerprints)}
     fingerprints.save()

@@ -92,14 +92,21 @@ def _shown(row: Mapping[str, Any]) -> str:
     return value if row["low"] is None else f"{value} ({low} to {high})"
 
 # %% ../../nbs/50_model/39_assessment.ipynb #ed414fd4
+def _rows_of(metric: str, found: Any) -> int:
+    "Rows that a metric of all test rows rests on: recall on the positives, precision on those predicted positive"
+    if found.positive is not None and metric in ("recall", "precision"):
+        return int(((found.truth if metric == "recall" else found.predicted) == found.positive).sum())
+    return len(found.truth)
+
+
 def collect(
     evaluation: Any,  # with metrics, intervals and predictions
     *parts: Part,  # fairness, slices, calibration...
 ) -> Assessment:
     "All rows of an evaluation"
-    none, n = (np.nan, np.nan), len(evaluation.predictions.truth)
+    none, found = (np.nan, np.nan), evaluation.predictions
     rows = [
-        record(name, "", value, *evaluation.intervals.get(name, none), n=n)
+        record(name, "", value, *evaluation.intervals.get(name, none), n=_rows_of(name, found))
         for name, value in evaluation.metrics.items()
     ]
     rows += [row for part in parts for row in part.records()]

@@ -53,7 +53,7 @@ class _Compared:
         value = estimate.value[:, label]
         self.places = np.flatnonzero(table.assessed & ~np.isnan(value))
         self.value, self.estimate, self.label = value[self.places], estimate, label
-        self.rows = int(table.rows[self.places].sum())
+        self.rows = int(np.broadcast_to(estimate.of, estimate.value.shape)[self.places, label].sum())
         self.names = [table.names[place] for place in self.places]
 
     def bounds(self, comparisons: int) -> tuple[np.ndarray, np.ndarray]:

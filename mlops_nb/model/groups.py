@@ -237,10 +237,15 @@ class GroupTable:
         "The rows of an assessment: one for each group and metric; of many classes, those without a class"
         found = []
         for name, estimate in self.metrics.items():
-            value, (low, high) = estimate.value, estimate.bounds()
+            value, (low, high), of = (
+                estimate.value,
+                estimate.bounds(),
+                np.broadcast_to(estimate.of, estimate.value.shape),
+            )
             for place, group in enumerate(self.names) if value.shape[1] == 1 else ():
-                numbers = (part[place, 0] if self.assessed[place] else np.nan for part in (value, low, high))
-                found.append(record(name, group, *numbers, n=int(self.rows[place])))
+                assessed = self.assessed[place]
+                numbers = (part[place, 0] if assessed else np.nan for part in (value, low, high))
+                found.append(record(name, group, *numbers, n=int(of[place, 0] if assessed else self.rows[place])))
         return found
 
     def grid(self, names: Sequence[str], label: str = "") -> Grid:

@@ -119,11 +119,25 @@ def _parts(value: Any) -> list[Any]:
     if not isinstance(value, str):
         raise ValueError("wants a list")
     if not value.lstrip().startswith("["):
-        return [part.strip() for part in value.split(",") if part.strip()]
+        return [part.strip() for part in _split(value) if part.strip()]
     try:
         return json.loads(value)
     except ValueError:
         raise ValueError('wants a list: a,b or ["a", "b"], quoted for the shell') from None
+
+
+def _split(text: str) -> list[str]:
+    "Split at the commas that stand in no bracket: `tenure=[0, 12)` is one part"
+    depth, parts = 0, [""]
+    for letter in text:
+        depth += (letter in "[(") - (letter in ")]")
+        if depth < 0:
+            return text.split(",")
+        if letter == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return text.split(",") if depth else parts
 
 
 def _list(item: Any) -> Any:

@@ -6,8 +6,10 @@
 __all__ = ['EXPLAIN', 'MOST_EXPLAINED', 'asked_reasons', 'check_rows', 'DecisionLog', 'read_decisions']
 
 # %% ../../nbs/70_serve/06_decisions.ipynb #3e4394f0
+import fcntl
 import json
 import os
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,12 +37,13 @@ def asked_reasons(
             raise Problem(422, f"There is no '{name[:40]}' to ask for. Did you mean {EXPLAIN}?")
     if not values:
         return 0
-    if len(values) > 1 or not values[0].isascii() or not values[0].isdigit() or not 1 <= int(values[0][:9]) <= inputs:
+    wanted = int(values[0]) if len(values) == 1 and re.fullmatch("[0-9]{1,9}", values[0]) else 0
+    if not 1 <= wanted <= inputs:
         given = " and ".join(f"'{value[:40]}'" for value in values[:3])
         raise Problem(
             422, f"explain is {given}, expected one whole number of reasons from 1 to {inputs}: /predict?explain=3."
         )
-    return int(values[0])
+    return wanted
 
 
 def check_rows(rows: int) -> None:
@@ -90,14 +93,22 @@ class DecisionLog:
 
 
 def _append(path: Path, content: bytes) -> None:
-    "One write to the end of a file that others append to as well"
+    "One write to the end of a file that others append to as well; on a full disk none"
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        if (written := os.write(file, content)) != len(content):
-            raise OSError(f"{written} of {len(content)} bytes were written")
-    finally:
-        os.close(file)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "rb+", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
+        size = os.fstat(file.fileno()).st_size
+        glued = size and os.pread(file.fileno(), 1, size - 1) != b"\n"  # a process was killed in the middle of a line
+        try:
+            _write_whole(file.fileno(), b"\n" + content if glued else content)
+        except OSError:
+            os.ftruncate(file.fileno(), size)
+            raise
+
+
+def _write_whole(file: int, content: bytes) -> None:
+    if (written := os.write(file, content)) != len(content):
+        raise OSError(f"{written} of {len(content)} bytes were written")
 
 
 def read_decisions(

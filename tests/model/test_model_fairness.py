@@ -255,3 +255,15 @@ def test_numbers_and_times_are_cut():
 def test_kept_columns_stand_beside_the_rows():
     joined = with_kept(pd.DataFrame({"a": [1, 2]}, index=[5, 6]), pd.DataFrame({"sex": ["f", "m"]}))
     assert joined.to_dict("list") == {"a": [1, 2], "sex": ["f", "m"]}
+
+
+def test_rows_are_those_that_a_rate_rests_on():
+    found, people = drawn(0)
+    rows = {(row["metric"], row["slice"]): row["n"] for row in assess_fairness(found, people, ["sex"]).records()}
+    sex, truth, alarm = people["sex"].to_numpy(), found.truth == "yes", found.predicted == "yes"
+    for group in "fm":
+        counted = {"true_positive_rate": truth, "false_negative_rate": truth, "false_positive_rate": ~truth}
+        counted |= {"true_negative_rate": ~truth, "precision": alarm, "selection_rate": np.ones(len(sex), bool)}
+        for metric, part in counted.items():
+            assert rows[metric, f"sex={group}"] == (part & (sex == group)).sum(), metric
+    assert rows["equal_opportunity_difference", "sex"] == truth.sum()

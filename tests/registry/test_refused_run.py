@@ -7,7 +7,7 @@ import pytest
 def gated(default_run, tmp_path_factory):
     """The default run, and the same with a gate that nothing passes."""
     project = default_run[0].copy(tmp_path_factory.mktemp("gated") / "workspace")
-    words = ("-p", "package.gates=roc_auc >= 0.99999,latency <= 30 s", "--from", "package")
+    words = ("-p", "package.gates=roc_auc >= 0.99999, n >= 10; latency <= 30 s", "--from", "package")
     return project, words, project.run(*words, expect=3)
 
 
@@ -17,7 +17,7 @@ def test_the_run_ends_as_refused(gated):
     assert [step["state"] for step in document["steps"]][-1] == "done"
     (model,) = document["models"]
     assert model["aliases"] == [] and model["version"] == 2
-    assert document["error"]["type"] == "Refused" and "roc_auc" in document["error"]["message"]
+    assert document["error"]["type"] == "Refused" and "1 of 2 gates: roc_auc" in document["error"]["message"]
     assert project.json("runs")["runs"][0]["status"] == "refused"
 
 
@@ -36,6 +36,8 @@ def test_a_gate_that_cannot_be_read_is_told_before_any_step_runs(gated):
     done = project.call("mlops-nb", "run", "tabular", "-p", "package.gates=roc_auc => 0.9", "-p", "split.seed=9")
     assert done.returncode == 2
     assert "Write >= instead of =>" in done.stdout + done.stderr
+    planned = project.call("mlops-nb", "plan", "tabular", "-p", "package.gates=roc_auc => 0.9")
+    assert planned.returncode == 2 and "Write >= instead of =>" in planned.stdout + planned.stderr
     other = project.call("mlops-nb", "run", "tabular", MLOPS_NB_REGISTRY_GATES="signatur")
     assert other.returncode == 2 and "Did you mean 'signature'" in other.stdout + other.stderr
 

@@ -1,6 +1,7 @@
 """Reasons on request: what is told, what is stored, what is refused."""
 
 import json
+import resource
 
 import pytest
 from test_serve_app import JSON, RECORD, ask, behind
@@ -87,3 +88,19 @@ def test_a_server_tells_and_stores_reasons(server, served_project):
     document = server.ask("/docs.json").json
     (parameter,) = document["paths"]["/predict"]["post"]["parameters"]
     assert parameter["name"] == "explain" and parameter["schema"]["maximum"] == 5
+
+
+def test_a_disk_that_fills_up_takes_no_half_line(model, tmp_path):
+    app = App(behind, model, decisions=DecisionLog(tmp_path))
+    assert post(app, "?explain=1").status_code == 200
+    (file,) = tmp_path.rglob("*.jsonl")
+    before, limits = file.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 40, limits[1]))
+    try:
+        assert post(app, "?explain=1").status_code == 503
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.read_bytes() == before
+    file.write_bytes(before + before[:30])  # a process was killed in the middle of a line
+    assert post(app, "?explain=1").status_code == 200
+    assert len(read_decisions(tmp_path)) == 2
