@@ -6319,6 +6319,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'mlops_nb/registry/versions.py'),
                                             'mlops_nb.registry.versions.signature_words': ( '60_registry/versions.html#signature_words',
                                                                                             'mlops_nb/registry/versions.py'),
+                                            'mlops_nb.registry.versions.split_model': ( '60_registry/versions.html#split_model',
+                                                                                        'mlops_nb/registry/versions.py'),
                                             'mlops_nb.registry.versions.verdict_of': ( '60_registry/versions.html#verdict_of',
                                                                                        'mlops_nb/registry/versions.py')},
             'mlops_nb.registry.waivers': { 'mlops_nb.registry.waivers.check_day': ( '60_registry/waivers.html#check_day',

@@ -22,6 +22,7 @@ from .collect import size_of
 from .folder import version_folder
 from .releases import Release, generations
 from .signing import find_versions
+from .versions import split_model
 
 # %% ../../nbs/60_registry/53_retention.ipynb #b8961482
 def reached(
@@ -72,7 +73,7 @@ def prune_versions(
 ) -> dict[str, Any]:
     "Delete all but the newest versions of a model and those that are reached, when asked to"
     with Ledger.open(settings, create=False) as ledger:
-        versions = sorted(find_versions(ledger, name.partition(":")[0]), key=lambda one: -one["version"])
+        versions = sorted(find_versions(ledger, split_model(name)[0]), key=lambda one: -one["version"])
         reasons = reached(settings.workspace.path, versions)
         kept = {f"{name}:{number}": why for (model, number), why in reasons.items() if model == name}
         going = [one for one in versions[keep:] if (one["name"], one["version"]) not in reasons]
