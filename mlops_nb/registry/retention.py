@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import UsageError
+from ..core.faults import point
 from ..core.files import make_folder
 from ..core.ledger import Ledger
 from ..core.locks import FileLock
@@ -33,7 +34,7 @@ def reached(
     found: dict[tuple[str, int], str] = {}
     for folder in sorted(path for path in (workspace / "releases").glob("*") if path.is_dir()):
         for name in sorted(generations(folder)):
-            document = Release(folder / name).document
+            document = Release(folder / name).document  # refused when damaged: who knows what it holds
             for arm in document.arms:
                 found[document.model, arm.version] = f"it is in release {document.generation} of {document.model}"
     for version in versions:
@@ -90,9 +91,10 @@ def _delete(
         with FileLock(make_folder(settings.workspace.path / "releases") / ".lock"):
             for version in versions:
                 ledger.delete_version(version["name"], version["version"], why)
-                shutil.rmtree(_folders(settings, version)[0], ignore_errors=True)
+                point("before-collect")
                 if settings.registry.bento_store:
                     delete_copy(version["name"], version["version"], version["digest"])
+                shutil.rmtree(_folders(settings, version)[0], ignore_errors=True)  # last: gc goes by it
             keep_registry(ledger, settings.workspace.path)
     return document
 
