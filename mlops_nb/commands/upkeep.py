@@ -38,6 +38,7 @@ WORDS = {
     "attempts": ("attempt",),
     "scratch": ("step's scratch", "steps' scratch"),
     "temporaries": ("temporary", "temporaries"),
+    "versions": ("folder of a deleted version", "folders of deleted versions"),
 }
 
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNREADABLE', 'VALUES', 'TREE', 'TRUSTED', 'pack', 'unpack', 'canonical', 'dump_estimator', 'is_class_of',
-           'check_types', 'load_estimator']
+           'NotInstalled', 'check_types', 'load_estimator']
 
 # %% ../../nbs/50_model/06_archive.ipynb #2c8ab844
 import io
@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -197,6 +198,28 @@ def is_class_of(
         return False
 
 
+class NotInstalled(UsageError):
+    "A model holds types of a package that is trusted and not installed here"
+
+
+def _refused(foreign: list[str], own: tuple[str, ...]) -> UsageError:
+    absent = [name for name in foreign if _is_absent(name.split(".")[0], own)]
+    if absent == foreign:
+        modules = ", ".join(sorted({name.rpartition(".")[0] for name in absent}))
+        message = f"The model holds {', '.join(absent)}, and {modules} is not installed here."
+        return NotInstalled(message, "Install the package of the project that made the model.", value=absent)
+    others = [name for name in foreign if name not in absent]
+    hint = "Build the model of parts from these packages"
+    hint += "; a class defined in a step belongs into a library notebook." if "__main__" in str(others) else "."
+    message = f"The model holds {', '.join(others)}, which is no class of {', '.join((*TRUSTED, *own))}."
+    return UsageError(message, hint, value=others)
+
+
+def _is_absent(package: str, own: tuple[str, ...]) -> bool:
+    "Whether one of the packages that are trusted besides is not installed"
+    return package in own and package not in sys.modules and find_spec(package) is None
+
+
 def check_types(
     archive: bytes,
     packages: Iterable[str] = (),  # trusted besides those of TRUSTED
@@ -208,13 +231,7 @@ def check_types(
     names = sorted(get_untrusted_types(data=archive))
     own = tuple(packages)
     if foreign := [name for name in names if not _is_trusted(name, own)]:
-        hint = "Build the model of parts from these packages"
-        hint += "; a class defined in a step belongs into a library notebook." if "__main__" in str(foreign) else "."
-        raise UsageError(
-            f"The model holds {', '.join(foreign)}, which is no class of {', '.join((*TRUSTED, *own))}.",
-            hint,
-            value=foreign,
-        )
+        raise _refused(foreign, own)
     return names
 
 

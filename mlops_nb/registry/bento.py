@@ -31,7 +31,7 @@ from .lock import PIN, REQUIREMENTS, is_hashed, lock_contents, lock_version
 from .register import Registrar, release_of
 from .releases import Document, publish
 from .sbom import sbom
-from .versions import CHAMPION, NONE_YET
+from .versions import CHAMPION, NONE_YET, split_model
 
 # %% ../../nbs/60_registry/62_bento.ipynb #6eedb408
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def meant_version(
     text: str,  # NAME, NAME:VERSION or NAME:ALIAS
 ) -> dict[str, Any]:
     "The version that is meant, as the ledger has it"
-    name, _, wanted = text.partition(":")
+    name, wanted = split_model(text)
     versions = ledger.versions(name)
     if not versions:
         names = sorted({one["name"] for one in ledger.versions()})

@@ -20,7 +20,7 @@ from .card_now import as_of_now, sections_now
 from .card_parts import Part, card_parts
 from .card_sections import Picture, Said, Section, Table, sections_of
 from .packages import PackageFile
-from .versions import CHAMPION, origin_of
+from .versions import CHAMPION, origin_of, split_model
 
 if TYPE_CHECKING:
     from mlops_nb.core.ledger import Ledger
@@ -127,6 +127,8 @@ def named_version(
 ) -> dict[str, Any]:
     "The version that is meant; of a name alone the champion, else the newest"
     name, colon, which = text.partition(":")
+    if text:
+        split_model(text)
     every = ledger.versions()
     names = sorted({version["name"] for version in every})
     if not name and len(names) == 1:

@@ -23,6 +23,7 @@ from ..core.locks import alone
 from ..core.settings import Settings
 from ..core.store import DIGEST
 from ..pipeline.record import RESULT, RUN, read_record
+from .bento_store import delete_copy
 
 # %% ../../nbs/60_registry/08_collect.ipynb #045eed56
 DAY = 86400.0
@@ -64,6 +65,8 @@ class Findings(NamedTuple):
     "Folders of executed notebooks that go as a whole"
     scratch: list[Path]
     temporaries: list[Path]
+    versions: list[Path]
+    "Folders of versions that were deleted, by a process that was killed meanwhile"
 
     def paths(self) -> Iterator[Path]:
         "All of it"
@@ -84,7 +87,13 @@ def find_garbage(
     digests = reach.objects.union(*map(objects_of, kept))
     objects = [path for path in _objects(workspace) if path.name not in digests]
     runs, notebooks = _notebooks(settings, reach)
-    return Findings(objects, notebooks, attempts, runs, old, sorted(_temporaries(workspace)))
+    left = sorted(place for name, number, _ in reach.deleted if (place := _place(workspace, name, number)).exists())
+    return Findings(objects, notebooks, attempts, runs, old, sorted(_temporaries(workspace)), left)
+
+
+def _place(workspace: Path, name: str, number: int) -> Path:
+    "The folder of a version"
+    return workspace / "models" / name / str(number)
 
 
 def _objects(workspace: Path) -> list[Path]:
@@ -198,7 +207,7 @@ def collect(
     "Find what may go, and delete it when asked to; what that is"
     workspace = settings.workspace.path
     if not workspace.exists():
-        return _document(Findings([], [], [], [], [], []), set(), 0, delete_them)
+        return _document(Findings([], [], [], [], [], [], []), set(), 0, delete_them)
     with ExitStack() as stack:
         if delete_them:
             hold(settings, stack, "deleting")
@@ -211,8 +220,16 @@ def collect(
         if delete_them:
             point("before-collect")
             document["results"] = len(garbage.give_up(reach)[0])
+            _delete_copies(settings, reach, found)
             delete(found.paths())
     return document
+
+
+def _delete_copies(settings: Settings, reach: Reach, found: Findings) -> None:
+    "BentoML's copies of the deleted versions whose folders are still here"
+    for name, number, digest in reach.deleted:
+        if settings.registry.bento_store and _place(settings.workspace.path, name, number) in found.versions:
+            delete_copy(name, number, digest)
 
 
 def undelivered(settings: Settings, ledger: Ledger) -> set[str]:

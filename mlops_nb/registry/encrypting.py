@@ -30,7 +30,7 @@ from mlops_nb.registry.encryption import (
 from .folder import save_version, signature_over
 from .register import Registrar, release_champion, save_copy
 from .signing import find_versions
-from .versions import CHAMPION
+from .versions import CHAMPION, split_model
 
 # %% ../../nbs/60_registry/54_encrypting.ipynb #6035ce7e
 def find_version(
@@ -38,6 +38,7 @@ def find_version(
     text: str,  # `churn`, `churn:3`, `churn:champion`
 ) -> dict[str, Any]:
     "The registered version that is meant, as the ledger has it"
+    split_model(text)
     found = find_versions(ledger, text)
     return next((version for version in found if CHAMPION in version["aliases"]), found[0])
 

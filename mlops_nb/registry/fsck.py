@@ -24,7 +24,7 @@ from ..core.ledger.migrate import HEAD, schema_number
 from ..core.settings import Settings
 from ..core.store import DIGEST
 from ..pipeline.record import REGISTRY, RESULT, read_record
-from .releases import DOCUMENT, POINTER, Release, generations
+from .releases import DOCUMENT, POINTER, Release, generations, pointed
 
 # %% ../../nbs/60_registry/09_fsck.ipynb #ac2b4037
 class Finding(NamedTuple):
@@ -225,8 +225,11 @@ def check_releases(workspace: Workspace) -> Iterator[Finding]:
                 Release(folder / name).verify()
             except StorageError as error:
                 yield Finding("fail", "release", error.message, error.hint)
-        pointer = folder / POINTER
-        named = pointer.read_text(encoding="utf-8", errors="replace").strip() if pointer.exists() else ""
+        try:
+            named = pointed(folder)
+        except StorageError as error:
+            yield Finding("fail", "release", error.message, error.hint)
+            continue
         if not named or not (folder / named / DOCUMENT).exists():
             words = f"releases/{folder.name}/{POINTER} names {f'{named!r}, which is not there' if named else 'nothing'}"
             yield Finding("fail", "release", words, "mlops-nb run of its pipeline publishes the release again.")
@@ -267,10 +270,8 @@ def _unverified(workspace: Workspace, folder: Path, trusted: list[Any], subject:
 
 def _current_arms(folder: Path) -> list[tuple[str, Path]]:
     "The versions in a model's current release, with their folders; none when it is damaged: that is found elsewhere"
-    pointer = folder / POINTER
-    named = pointer.read_text(encoding="utf-8", errors="replace").strip() if pointer.exists() else ""
     try:
-        release = Release(folder / named).verify()
+        release = Release(folder / pointed(folder)).verify()
     except (MlopsError, OSError):
         return []
     return [(f"{folder.name}:{arm.version}", release.folder / arm.folder) for arm in release.document.arms]
@@ -297,6 +298,17 @@ def check_orphans(workspace: Workspace) -> Iterator[Finding]:
         words = ", ".join(f"{count} {name}" for name, count in counts.items())
         words = f"nothing refers to {words} ({size:.1f} MB)"
         yield Finding("warn", "orphan", words, "mlops-nb gc --delete takes them away.")
+    yield from _unknown_versions(workspace)
+
+
+def _unknown_versions(workspace: Workspace) -> Iterator[Finding]:
+    "Folders of versions that the ledger never had: nobody but the user can tell what they are"
+    rows = workspace.database.rows("SELECT name, version FROM model_versions")
+    known = {(row["name"], str(row["version"])) for row in rows}
+    for folder in sorted((workspace.path / "models").glob("*/*")):
+        if folder.name.isdecimal() and (folder.parent.name, folder.name) not in known:
+            words = f"{workspace.shown(folder)} is of no version that the ledger has"
+            yield Finding("warn", "orphan", words, "Delete it; if it was imported, import it again before.")
 
 # %% ../../nbs/60_registry/09_fsck.ipynb #8bec1822
 Check = Callable[[Workspace], Iterator[Finding]]

@@ -9,6 +9,8 @@ __all__ = ['NAME', 'MANIFEST', 'SERVED', 'WANTED', 'PackageFile']
 import json
 import os
 import re
+import struct
+import zlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,7 @@ class PackageFile:
                 return archive.read(member)
         except FileNotFoundError:
             raise self._damaged("its file is gone") from None
-        except (BadZipFile, KeyError) as error:
+        except (BadZipFile, KeyError, EOFError, RuntimeError, ValueError, zlib.error, struct.error) as error:
             raise self._damaged(str(error)) from None
 
     def _damaged(self, what: str) -> StorageError:
@@ -72,7 +74,12 @@ class PackageFile:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         "What the package says about itself"
-        manifest = json.loads(self._raw(MANIFEST))
+        try:
+            manifest = json.loads(self._raw(MANIFEST))
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(f"{MANIFEST} is no JSON ({error})") from None
+        if not (isinstance(manifest, dict) and isinstance(manifest.get("name"), str)):
+            raise self._damaged(f"{MANIFEST} names no model")
         if not NAME.fullmatch(manifest["name"]):
             message = f"'{manifest['name']}' is no name for a model: letters, digits, '.', '_' and '-', at most 63."
             raise UsageError(message, "Set package.name to another one.", value=manifest["name"])

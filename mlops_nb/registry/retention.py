@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import UsageError
+from ..core.faults import point
 from ..core.files import make_folder
 from ..core.ledger import Ledger
 from ..core.locks import FileLock
@@ -22,6 +23,7 @@ from .collect import size_of
 from .folder import version_folder
 from .releases import Release, generations
 from .signing import find_versions
+from .versions import split_model
 
 # %% ../../nbs/60_registry/53_retention.ipynb #b8961482
 def reached(
@@ -32,7 +34,7 @@ def reached(
     found: dict[tuple[str, int], str] = {}
     for folder in sorted(path for path in (workspace / "releases").glob("*") if path.is_dir()):
         for name in sorted(generations(folder)):
-            document = Release(folder / name).document
+            document = Release(folder / name).document  # refused when damaged: who knows what it holds
             for arm in document.arms:
                 found[document.model, arm.version] = f"it is in release {document.generation} of {document.model}"
     for version in versions:
@@ -72,7 +74,7 @@ def prune_versions(
 ) -> dict[str, Any]:
     "Delete all but the newest versions of a model and those that are reached, when asked to"
     with Ledger.open(settings, create=False) as ledger:
-        versions = sorted(find_versions(ledger, name.partition(":")[0]), key=lambda one: -one["version"])
+        versions = sorted(find_versions(ledger, split_model(name)[0]), key=lambda one: -one["version"])
         reasons = reached(settings.workspace.path, versions)
         kept = {f"{name}:{number}": why for (model, number), why in reasons.items() if model == name}
         going = [one for one in versions[keep:] if (one["name"], one["version"]) not in reasons]
@@ -89,9 +91,10 @@ def _delete(
         with FileLock(make_folder(settings.workspace.path / "releases") / ".lock"):
             for version in versions:
                 ledger.delete_version(version["name"], version["version"], why)
-                shutil.rmtree(_folders(settings, version)[0], ignore_errors=True)
+                point("before-collect")
                 if settings.registry.bento_store:
                     delete_copy(version["name"], version["version"], version["digest"])
+                shutil.rmtree(_folders(settings, version)[0], ignore_errors=True)  # last: gc goes by it
             keep_registry(ledger, settings.workspace.path)
     return document
 

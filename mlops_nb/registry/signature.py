@@ -197,9 +197,12 @@ def _decode(text: str) -> bytes:
 def read_signature(folder: Path) -> Signature:
     "What the signature of a folder claims"
     path = folder / SIGNATURE
-    if path.is_symlink():
+    facts = path.lstat()
+    if stat.S_ISLNK(facts.st_mode):
         raise ValueError("it is a symbolic link")
-    if path.stat().st_size > LONGEST:
+    if not stat.S_ISREG(facts.st_mode):  # reading a pipe would wait for ever
+        raise ValueError("it is no regular file")
+    if facts.st_size > LONGEST:
         raise ValueError(f"it has more than {LONGEST:,} bytes")
     return parse_signature(path.read_bytes())
 

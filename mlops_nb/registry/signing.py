@@ -18,7 +18,7 @@ from .folder import save_version, version_folder
 from .keys import TrustedKey, trusted_keys
 from .register import Registrar, release_champion
 from .verify import NotVerified, claimed_signature, signature_state, verify_folder
-from .versions import CHAMPION
+from .versions import CHAMPION, split_model
 
 # %% ../../nbs/60_registry/34_signing.ipynb #13693d08
 def find_versions(
@@ -26,7 +26,7 @@ def find_versions(
     target: str,  # NAME, NAME:VERSION or NAME:ALIAS; empty: all versions of all models
 ) -> list[dict[str, Any]]:
     "The versions that are meant"
-    name, _, which = target.partition(":")
+    name, which = split_model(target) if target else ("", "")
     known = ledger.versions()
     found = [version for version in known if name in ("", version["name"])]
     if not found:
@@ -108,6 +108,7 @@ def verify_target(
 
 def _folder_of(settings: Settings, target: str) -> tuple[Path, str]:
     "A folder, and what it has to be signed as"
+    split_model(target)
     place = Path(target).expanduser()
     if place.is_dir():
         return place.resolve(), ""

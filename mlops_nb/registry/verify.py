@@ -86,7 +86,8 @@ def claimed_signature(folder: Path) -> Signature:
         raise NotVerified("unsigned", message, f"{hint} serves it nevertheless.", [SIGNATURE]) from None
     except (ValueError, OSError) as error:
         message = f"The signature {_shown(folder)}/{SIGNATURE} cannot be read: {error}."
-        raise NotVerified("unreadable", message, "Sign it again: mlops-nb sign NAME:VERSION.", [SIGNATURE]) from None
+        hint = "Delete it, and sign again" if (folder / SIGNATURE).is_dir() else "Sign it again"
+        raise NotVerified("unreadable", message, f"{hint}: mlops-nb sign NAME:VERSION.", [SIGNATURE]) from None
 
 
 def signer(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHAMPION', 'KEPT', 'NONE_YET', 'IMPORTED', 'verdict_of', 'decisions_of', 'comparison_of', 'ModelTable',
-           'signature_words', 'origin_of', 'find_version', 'list_versions']
+           'signature_words', 'origin_of', 'split_model', 'find_version', 'list_versions']
 
 # %% ../../nbs/60_registry/06_versions.ipynb #06c10651
 from collections.abc import Sequence
@@ -152,12 +152,24 @@ def origin_of(
     return newest[0]["details"] if newest else version["details"].get("origin") or {}
 
 
+def split_model(
+    text: str,  # 'churn', 'churn:3', 'churn:champion'
+) -> tuple[str, str]:
+    "The model's name, and what follows the colon; refused when no model is named"
+    name, _, which = text.partition(":")
+    if not name:
+        raise UsageError(
+            f"'{text}' names no model.", "Write NAME or NAME:VERSION; mlops-nb models lists them.", value=text
+        )
+    return name, which
+
+
 def find_version(
     ledger: "Ledger",
     text: str,  # 'churn', its newest version; 'churn:3'; 'churn:champion'
 ) -> dict[str, Any]:
     "The version that is meant, as the ledger has it"
-    name, _, which = text.partition(":")
+    name, which = split_model(text)
     found = list_versions(ledger, name).versions
     if not which:
         return found[0]
@@ -175,7 +187,7 @@ def list_versions(
 ) -> ModelTable:
     "The registered versions with their verdicts, newest first within each model"
     found = ledger.versions(name)
-    if name and not found:
+    if name is not None and not found:
         names = sorted({version["name"] for version in ledger.versions()})
         known = f"Models: {', '.join(names)}." if names else NONE_YET
         raise UsageError(f"There is no model '{name}'.", did_you_mean(name, names).strip() or known)

@@ -258,7 +258,8 @@ def load_model(
     except Exception as error:
         arm: Arm = release.document.arms[0]
         message = (
-            f"Version {arm.version} of {release.document.model} cannot be loaded: {type(error).__name__}: {error}."
+            f"Version {arm.version} of {release.document.model} cannot be loaded: {type(error).__name__}: "
+            f"{str(error).removesuffix('.')}."
         )
         hint = (
             "Run the pipeline again in this environment, or install what is named in .mlops/releases/requirements.txt."

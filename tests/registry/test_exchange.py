@@ -1,6 +1,9 @@
 """Models that travel in a file: what arrives, and what is refused before it is let in."""
 
+import errno
+import io
 import json
+import os
 import shutil
 import stat
 import zipfile
@@ -11,10 +14,12 @@ from registry_support import give, make_project, package, people
 from support import Project
 
 from mlops_nb.core.errors import MlopsError, Refused, StorageError, UsageError
+from mlops_nb.core.hashing import sha256_bytes
 from mlops_nb.core.ledger import Ledger
 from mlops_nb.core.ledger.costs import Factors
 from mlops_nb.core.ledger.runs import user_name
 from mlops_nb.core.settings import load_settings
+from mlops_nb.model.archive import pack
 from mlops_nb.registry.approvals import APPROVAL, say
 from mlops_nb.registry.check import check_version
 from mlops_nb.registry.exchange import export_version, import_version, read_facts
@@ -314,6 +319,116 @@ def test_a_package_of_another_model_is_refused(ci, mine, tmp_path):
     file = rewritten(ci[1], tmp_path / "mixed.zip", lambda members: members.update({"package.zip": other}))
     with pytest.raises(StorageError, match="do not belong together"):
         exchange.import_version(settings, file)
+
+
+def repackaged(members: dict[str, bytes], **changes) -> None:
+    """Put another package into an export, as somebody would who knows how it is made; a text is the whole manifest."""
+    with zipfile.ZipFile(io.BytesIO(members["package.zip"])) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    parts |= changes.pop("parts", {})
+    manifest = json.loads(parts["manifest.json"])
+    manifest["files"] = {name: sha256_bytes(content) for name, content in parts.items() if name != "manifest.json"}
+    manifest = {name: value for name, value in (manifest | changes).items() if value is not None}
+    parts["manifest.json"] = changes.get("text") or json.dumps(manifest).encode()
+    sealed(members, pack(parts))
+    members |= {f"version/{name}": parts[name] for name in parts if f"version/{name}" in members}
+
+
+def sealed(members: dict[str, bytes], content: bytes) -> None:
+    """A package with the digest that fits."""
+    members.pop("model.sig", None)
+    facts = json.loads(members["export.json"]) | {"digest": sha256_bytes(content)}
+    members |= {"package.zip": content, "export.json": json.dumps(facts).encode()}
+
+
+def torn(members: dict[str, bytes]) -> None:
+    """A package whose manifest is a deflate stream that ends in noise."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.json", members["version/manifest.json"])
+    content = bytearray(buffer.getvalue())
+    content[60] ^= 0xFF
+    sealed(members, bytes(content))
+
+
+def typed(members: dict[str, bytes], module: str, name: str, **changes) -> None:
+    """A model that is of another type."""
+    with zipfile.ZipFile(io.BytesIO(members["version/model.skops"])) as archive:
+        parts = {part: archive.read(part) for part in archive.namelist()}
+    tree = json.loads(parts["schema.json"]) | {"__module__": module, "__class__": name}
+    model = pack(parts | {"schema.json": json.dumps(tree).encode()})
+    repackaged(members, parts={"model.skops": model}, **changes)
+
+
+def of_origin(**changes):
+    def change(members):
+        members.pop("model.sig")
+        origin = json.loads(members["export.json"])["origin"] | changes
+        a_fact(origin={name: value for name, value in origin.items() if value is not None})(members)
+
+    return change
+
+
+FORGED = {
+    "no package": lambda members: sealed(members, b"junk"),
+    "torn stream": torn,
+    "manifest no JSON": lambda members: repackaged(members, text=b"{"),
+    "manifest a list": lambda members: repackaged(members, text=b"[]"),
+    "manifest empty": lambda members: repackaged(members, text=b"{}"),
+    "no task": lambda members: repackaged(members, task=None),
+    "no packages": lambda members: repackaged(members, packages=None),
+    "name a number": lambda members: repackaged(members, name=5),
+    "files a text": lambda members: repackaged(members, files="x"),
+    "metrics a text": lambda members: repackaged(members, metrics="x"),
+    "schema a list": lambda members: repackaged(members, parts={"schema.json": b"[]"}),
+    "model no archive": lambda members: repackaged(members, parts={"model.skops": b"junk"}),
+    "foreign type": lambda members: typed(members, "os", "system"),
+    "foreign type on the list": lambda members: typed(members, "os", "system", trusted=["os.system"]),
+    "foreign and absent": lambda members: typed(members, "os", "system", packages=["nowhere"]),
+    "no run": of_origin(run=None),
+    "run a list": of_origin(run=["x"]),
+    "run a path": of_origin(run="../../x"),
+    "escapes": of_origin(project="\x1b[31mred\x1b[0m"),
+    "escapes in words": of_origin(parts={"Limits": "\x1b[2J"}),
+    "origin a list": lambda members: (members.pop("model.sig"), a_fact(origin=[])(members)),
+    "version below one": lambda members: (members.pop("model.sig"), a_fact(version=-1)(members)),
+}
+
+
+@pytest.mark.parametrize("what", FORGED)
+def test_what_is_no_version_is_refused_although_nobody_has_to_sign(ci, mine, what):
+    settings = mine._replace(registry=mine.registry._replace(signatures="warn"))
+    file = rewritten(ci[1], mine.project / "forged.zip", FORGED[what])
+    with pytest.raises(MlopsError) as told:
+        import_version(settings, file)
+    assert "forged.zip" in told.value.message and "\x1b" not in str(told.value)
+    assert "Nothing was imported." in told.value.hint
+    assert nothing_came(mine)
+
+
+def test_a_model_whose_package_is_not_here_comes_with_a_word(ci, mine, caplog):
+    """What is built of the exporting project's own classes is taken, and who would use it is told what is missing."""
+    settings = mine._replace(registry=mine.registry._replace(signatures="warn"))
+    names = {"packages": ["nowhere"], "trusted": ["nowhere.features.Columns"]}
+    file = rewritten(ci[1], mine.project / "own.zip", lambda m: typed(m, "nowhere.features", "Columns", **names))
+    words = "The model holds nowhere.features.Columns, and nowhere.features is not installed here."
+    with caplog.at_level("WARNING"):
+        done = import_version(settings, file)
+    assert words in caplog.text
+    with Ledger.open(settings) as ledger, pytest.raises(UsageError) as told:
+        version = find_version(ledger, f"churn:{done['version']}")
+        Registrar({}, settings, ledger).package(version["digest"]).load_model()
+    assert told.value.message == words and "Install the package" in told.value.hint
+
+
+def test_a_full_disk_is_not_told_as_a_damaged_file(ci, mine, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("mlops_nb.registry.exchange.shutil.copyfileobj", full)
+    with pytest.raises(StorageError) as told:
+        import_version(mine, ci[1])
+    assert "cut off" not in told.value.message and "churn-1.zip" not in told.value.message
 
 
 @pytest.mark.parametrize(

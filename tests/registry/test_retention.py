@@ -1,16 +1,27 @@
 """Versions go by name or by age; what is reached stays, and numbers are never given away."""
 
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 from registry_support import give, make_project, package, people
 
-from mlops_nb.core.errors import UsageError
+from mlops_nb.core.errors import StorageError, UsageError
 from mlops_nb.core.ledger import Ledger
 from mlops_nb.core.ledger.garbage import Garbage
 from mlops_nb.registry.bento_store import model_folder
+from mlops_nb.registry.collect import collect
 from mlops_nb.registry.folder import version_folder
 from mlops_nb.registry.fsck import fsck
-from mlops_nb.registry.register import run_completing
+from mlops_nb.registry.register import Registrar, release_champion, run_completing
+from mlops_nb.registry.releases import read_release
 from mlops_nb.registry.retention import delete_versions, prune_versions
+from mlops_nb.registry.signing import verify_target
+from mlops_nb.registry.versions import find_version
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +98,72 @@ def test_what_is_not_there_is_named(project):
     ):
         with pytest.raises(UsageError, match=message):
             delete_versions(project, [name])
+
+
+def test_what_a_killed_deletion_left_is_found_and_collected(project):
+    """The ledger is done and the disk is not: fsck and gc find the folder, and gc takes it with BentoML's copy."""
+    with Ledger.open(project) as ledger:
+        digest = find_version(ledger, "churn:3")["digest"]
+        for run in ledger.runs():
+            ledger.end_run(run["run"], "ok")
+    command = "from mlops_nb.registry.retention import *; from mlops_nb.core.settings import load_settings\n"
+    command += f"delete_versions(load_settings({str(project.project)!r}), ['churn:3'], delete_them=True)"
+    environment = os.environ | {"MLOPS_NB_FAULT": "before-collect"}
+    killed = subprocess.run([sys.executable, "-c", command], env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    left, copy = version_folder(project.workspace.path, "churn", 3), model_folder("churn", 3, digest)
+    assert numbers(project) == [2, 1] and left.is_dir() and copy.is_dir()
+    assert [one["words"][:31] for one in fsck(project)["findings"] if one["what"] == "orphan"] == [
+        "nothing refers to 1 versions (0"
+    ]
+    assert collect(project, time.time(), 5)["versions"] == 1 and left.is_dir()
+    collect(project, time.time(), 5, delete_them=True)
+    assert not left.exists() and not copy.exists() and (copy.parent / "latest").read_text().startswith("2-")
+    assert version_folder(project.workspace.path, "churn", 2).is_dir()
+    assert [one for one in fsck(project)["findings"] if one["what"] == "orphan"] == []
+    shutil.copytree(version_folder(project.workspace.path, "churn", 2), left.with_name("9"))
+    (found,) = [one for one in fsck(project)["findings"] if one["what"] == "orphan"]
+    assert found["words"] == "models/churn/9 is of no version that the ledger has"
+    assert collect(project, time.time(), 5)["versions"] == 0, "the ledger may have lost it"
+
+
+def test_a_damaged_old_release_is_named_with_what_helps(project):
+    releases = project.workspace.path / "releases/churn"
+    current = (releases / "current").read_text().strip()
+    old = releases / "000009-0123456789ab"
+    shutil.copytree(releases / current, old)
+    (old / "release.json").write_text("{")
+    with pytest.raises(StorageError, match=f"Release churn/{old.name} is damaged") as told:
+        prune_versions(project, "churn", 1, delete_them=True)
+    assert told.value.hint == f"It is an older release, which answers nothing: delete the folder {old}."
+    assert told.value.hint in [finding["remedy"] for finding in fsck(project)["findings"]]
+    shutil.rmtree(old)
+    assert prune_versions(project, "churn", 1, delete_them=True)["versions"] == ["churn:2"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_a_pointer_that_is_no_file_is_said(project, kind):
+    pointer = project.workspace.path / "releases/churn/current"
+    pointer.unlink()
+    pointer.mkdir() if kind == "folder" else os.mkfifo(pointer)
+    assert "releases/churn/current is no file, and has to say which release is current." in [
+        finding["words"] for finding in fsck(project)["findings"] if finding["what"] == "release"
+    ]
+    with Ledger.open(project) as ledger:
+        ledger.move_alias("churn", "champion", 2, expected=1, reason="better")
+        with pytest.raises(StorageError, match="current is no file") as told:
+            release_champion(Registrar({}, project, ledger), "churn")
+        assert f"Delete it, {pointer}." in told.value.hint
+        pointer.rmdir() if kind == "folder" else pointer.unlink()
+        release_champion(Registrar({}, project, ledger), "churn")
+    assert read_release(pointer.parent.parent, "churn").document.arms[0].version == 2
+
+
+@pytest.mark.parametrize(("kind", "hint"), [("folder", "Delete it, and sign again"), ("pipe", "Sign it again")])
+def test_a_signature_that_is_no_file_is_refused(project, kind, hint):
+    place = version_folder(project.workspace.path, "churn", 3) / "model.sig"
+    place.unlink()
+    place.mkdir() if kind == "folder" else os.mkfifo(place)
+    refused = verify_target(project, "churn:3").refused
+    assert refused and "model.sig cannot be read: it is no regular file" in refused.message
+    assert refused.hint.startswith(hint)

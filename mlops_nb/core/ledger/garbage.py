@@ -58,6 +58,8 @@ class Reach(NamedTuple):
     "Executed notebooks, as seen from the project"
     attempts: set[str]
     "Folders of attempts, as seen from the workspace"
+    deleted: set[tuple[str, int, str]]
+    "Name, number and digest of the versions that were deleted"
 
 
 _RESULTS = (
@@ -91,7 +93,11 @@ class Garbage(Records):
         objects = self._objects(numbers, origins) | {row["digest"] for row in versions}
         notebooks = {row["notebook"] for row in results if row["notebook"]}
         places = {row["attempt"] or f"attempts/{row['run_id']}/{row['step']}" for row in results}
-        return Reach(runs, origins, numbers, objects, notebooks, places)
+        return Reach(runs, origins, numbers, objects, notebooks, places, self._deleted())
+
+    def _deleted(self) -> set[tuple[str, int, str]]:
+        query = f"SELECT * FROM model_versions WHERE (name, version) NOT IN (SELECT name, version FROM {STANDING})"
+        return {(row["name"], row["version"], row["digest"]) for row in self.database.rows(query)}
 
     def _objects(self, results: set[int], runs: set[str]) -> set[str]:
         artifacts = self.database.rows("SELECT result_id, sha256 FROM artifacts")
