@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 
 import pytest
 from registry_support import give, make_project, package, people
@@ -18,6 +20,7 @@ from mlops_nb.core.ledger import Ledger
 from mlops_nb.core.ledger.costs import Factors
 from mlops_nb.core.ledger.runs import user_name
 from mlops_nb.core.settings import load_settings
+from mlops_nb.registry import register
 from mlops_nb.registry.approvals import APPROVAL, REJECTION, read_approvals, say
 from mlops_nb.registry.check import Candidate, check_version, run_gates
 from mlops_nb.registry.look import search_versions, version_page
@@ -413,6 +416,58 @@ def test_rollback_goes_back_step_by_step(project, ledger):
     with pytest.raises(UsageError, match="has no staging"):
         go_back(project, ledger, "churn", alias="staging")
     assert complete(project, ledger, IDS[2], SECOND)["aliases"] == []  # the rule does not take it back
+
+
+def test_a_rollback_goes_only_to_what_was_champion(project, ledger):
+    complete(project, ledger, IDS[0], FIRST)
+    complete(project, ledger, IDS[1], GATED)  # refused
+    with pytest.raises(UsageError, match="version 2 was never champion") as told:
+        go_back(project, ledger, "churn", to=2)
+    assert told.value.hint == "To make it champion, its gates are asked: mlops-nb promote churn:2"
+    with pytest.raises(UsageError, match="no version was champion before version 1") as told:
+        go_back(project, ledger, "churn")
+    assert "2" not in told.value.hint
+    complete(project, ledger, IDS[2], SECOND)
+    with pytest.raises(UsageError, match="version 2 was never champion") as told:
+        go_back(project, ledger, "churn", to=2)
+    assert told.value.hint.startswith("Versions that were: 1. ")
+    assert go_back(project, ledger, "churn", to=1)["version"] == served(project) == 1
+
+
+@pytest.mark.parametrize("to", [None, 1])
+def test_a_rollback_that_was_killed_is_finished_by_the_same_command(project, ledger, to):
+    complete(project, ledger, IDS[0], FIRST)
+    complete(project, ledger, IDS[1], SECOND)
+    ledger.move_alias("churn", "champion", 1, expected=2, reason="units", evidence={"rollback": True, "from": 2})
+    found = go_back(project, ledger, "churn", to)
+    assert (found["from"], found["version"], found["reason"], served(project)) == (2, 1, "units", 1)
+    assert len(ledger.alias_events("churn")) == 3
+    with pytest.raises(UsageError):
+        go_back(project, ledger, "churn", to)
+
+
+def test_what_is_released_is_champion_whoever_moves_it_meanwhile(project, ledger, monkeypatch):
+    """A rollback begins while a promotion has read the champion and has not written its release yet."""
+    complete(project, ledger, IDS[0], SECOND)
+    complete(project, ledger, IDS[1], FIRST)
+    started, write = [], register.write_requirements
+
+    def back():
+        with Ledger.open(project) as other:
+            go_back(project, other, "churn")
+
+    def meanwhile(*given):
+        write(*given)
+        if not started:
+            started.append(threading.Thread(target=back))
+            started[0].start()
+            while ledger.alias("churn", "champion") == 2:
+                time.sleep(0.01)
+
+    monkeypatch.setattr(register, "write_requirements", meanwhile)
+    carry_out(project, ledger, prepare(project, ledger, "churn:2"))
+    started[0].join()
+    assert (ledger.alias("churn", "champion"), served(project)) == (1, 1)
 
 
 def lose(settings, ledger, text):
