@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import MlopsError, UsageError
 from ..core.settings import Settings, load_settings
 from ..pipeline.record import keep_registry
+from .folder import check_signer
 from .promote import check_alias, publish_champion
 from .releases import read_release
 from .versions import CHAMPION, find_version
@@ -49,11 +50,13 @@ def go_back(
     if standing is None:
         raise UsageError(f"{name} has no {alias}: there is nothing to go back from.", "See mlops-nb models.")
     if alias == CHAMPION and (begun := _unfinished(settings, ledger, name, standing, to)):
-        publish_champion(settings, ledger, find_version(ledger, f"{name}:{standing}"), hurry=True)
+        check_signer(settings, unreleased := find_version(ledger, f"{name}:{standing}"))
+        publish_champion(settings, ledger, unreleased, hurry=True)
         keep_registry(ledger, settings.workspace.path)
         moved = {"from": begun["previous"], "version": standing, "reason": begun["reason"]}
         return {"name": name, "alias": alias, **moved}
     target = _target(ledger, name, alias, standing, to)
+    check_signer(settings, target)
     said = reason or f"rolled back from version {standing}"
     evidence = {"rollback": True, "from": standing}
     ledger.move_alias(name, alias, target["version"], expected=standing, reason=said, evidence=evidence)
