@@ -72,7 +72,10 @@ PROMOTE = Command(
         ("mlops-nb promote churn", "the newest version becomes champion"),
         ("mlops-nb promote churn:3 staging", "another alias"),
         ("mlops-nb promote churn:3 --check", "which number misses which bound"),
-        ("mlops-nb promote churn:3 --override --reason 'version 2 answers nothing'", "an approver's word, for a week"),
+        (
+            "mlops-nb promote churn:3 --override --reason 'version 2 answers nothing'",
+            "an approver's word for this alias",
+        ),
     ),
     "Exit codes: 0 done, 2 wrong usage, 3 a gate or an approval is in the way, 4 somebody else moved the alias meanwhile.",
 )
@@ -83,13 +86,13 @@ ROLLBACK = Command(
     "mlops_nb.commands.promote:rollback",
     (Argument("NAME", "a model", complete="model"),),
     (
-        Option(("--to",), "to this version; to the one before when left out", "VERSION"),
+        Option(("--to",), "to this version, which was there once; to the one before when left out", "VERSION"),
         Option(("--alias",), "of another alias than champion", "ALIAS"),
         _REASON,
     ),
     (("mlops-nb rollback churn", "at once"), ("mlops-nb rollback churn --to 2 --reason 'wrong units'", "further back")),
     "Nothing is asked of the version that leaves; its files may be gone."
-    "\nExit codes: 0 done, 2 there is nothing to go back to, 4 somebody else moved the alias meanwhile.",
+    "\nExit codes: 0 done, 2 there is nothing to go back to, 3 its key was revoked, 4 somebody else moved the alias meanwhile.",
 )
 APPROVE = Command(
     "approve",
@@ -99,7 +102,8 @@ APPROVE = Command(
     (_MODEL,),
     (Option(("--note",), "what was looked at", "TEXT"),),
     (("mlops-nb approve churn:3 --note 'slices looked at'", "counts when [registry] approvals asks for some"),),
-    "Who may: [registry] approvers. Who trained it may not, unless [registry] four_eyes = false.",
+    "Who may: [registry] approvers. Who trained it may not, unless [registry] four_eyes = false."
+    "\nNames are taken on trust: it is the name that you are logged in with (LOGNAME), and nothing proves it.",
 )
 REJECT = Command(
     "reject",

@@ -95,7 +95,9 @@ class RegistrySection(NamedTuple):
         "Reference to what private keys are encrypted under; empty is a file in the user's configuration folder",
     ] = ""
     gates: Annotated[str, "What every model has to be true to, with semicolons between: roc_auc >= 0.9; contract"] = ""
-    approvers: Annotated[str, "Who may approve, reject, waive and override: names of users, with commas between"] = ""
+    approvers: Annotated[
+        str, "Who may approve, reject, waive and override: users' names, with commas between; taken on trust"
+    ] = ""
     approvals: Annotated[int, "Approvals that a version needs before it becomes champion", AtLeast(0)] = 0
     four_eyes: Annotated[bool, "Whether who trained a version may not approve it, nor waive its gates"] = True
     card_notebook: Annotated[

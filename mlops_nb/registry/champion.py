@@ -113,7 +113,7 @@ class Verdict(NamedTuple):
 
 def first_version(version: int) -> Verdict:
     "The verdict on a model's first version"
-    return Verdict(True, f"version {version} is the first", {"candidate": version, "champion": None})
+    return Verdict(True, f"version {version} is the first champion", {"candidate": version, "champion": None})
 
 
 def judge(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Provider', 'CONTENTS', 'MODELS', 'served_files', 'metrics_file', 'data_file', 'contents_of', 'version_folder',
-           'save_version', 'signed_root', 'signature_over', 'signatures_of', 'verify_version']
+           'save_version', 'signed_root', 'signature_over', 'signatures_of', 'verify_version', 'check_signer']
 
 # %% ../../nbs/60_registry/31_folder.ipynb #cde179f1
 import json
@@ -27,7 +27,7 @@ from .keys import TrustedKey, trusted_keys
 from .lock import lock_contents
 from .packages import MANIFEST, PackageFile
 from .signature import SIGNATURE, Unsuitable, files_in, read_signature, root_digest
-from .verify import NotVerified, signature_state, verify_folder
+from .verify import NotVerified, claimed_signature, signature_state, signer, verify_folder
 
 # %% ../../nbs/60_registry/31_folder.ipynb #5c08b809
 if TYPE_CHECKING:
@@ -246,3 +246,18 @@ def verify_version(
     if json.loads(signed.read(MANIFEST)) != package.manifest:
         message = f"The package {package.digest[:12]} in the store is not what was signed as {subject}."
         raise NotVerified("changed", message, "Do not use it. Restore the object from a backup, or train it again.")
+
+
+def check_signer(
+    settings: Settings,
+    version: dict[str, Any],  # as the ledger has it
+) -> None:
+    "Refuse a version whose key was revoked or has expired, where signatures are required"
+    folder = version_folder(settings.workspace.path, version["name"], version["version"])
+    if settings.registry.signatures != "required" or not (folder / SIGNATURE).is_file():
+        return
+    try:
+        signer(folder, claimed_signature(folder), trusted_keys(settings))
+    except NotVerified as error:
+        if error.state in ("revoked key", "expired key"):
+            raise

@@ -160,6 +160,10 @@ class KeyRing:
         "Keys whose private part is here"
         return [key for key in self.known() if self.private_path(key.name).is_file()]
 
+    def had(self) -> list[TrustedKey]:
+        "Keys that were made here, whatever became of them"
+        return [key for key in self.known() if key in self.own() or self.public_path(key.name).is_file()]
+
     def usable(self) -> list[TrustedKey]:
         "Keys that could sign today, the newest last"
         return [key for key in self.own() if key.state() == "trusted" and "serve" in key.roles]
@@ -168,9 +172,9 @@ class KeyRing:
         "The key that signs; the first one is made here"
         if usable := self.usable():
             return usable[-1]
-        if own := self.own():
+        if had := self.had():
             raise UsageError(
-                f"There is no key to sign with: {own[-1].name} is {_why(own[-1])}.",
+                f"There is no key to sign with: {had[-1].name} is {self._why(had[-1])}.",
                 "Make a new one that signs from now on: mlops-nb keys rotate.",
             )
         if self.settings.registry.trusted_keys:
@@ -308,11 +312,11 @@ class KeyRing:
         if not self.settings.registry.trusted_keys:
             os.chmod(self.path, 0o600)
 
-
-def _why(key: TrustedKey) -> str:
-    if (state := key.state()) == "trusted":
-        return "trusted, but not to sign what is served"
-    return f"{state} since {key.revoked or key.expires}"
+    def _why(self, key: TrustedKey) -> str:
+        if (state := key.state()) != "trusted":
+            return f"{state} since {key.revoked or key.expires}"
+        here = self.private_path(key.name).is_file()
+        return "trusted, but not to sign what is served" if here else f"trusted, but not in {self.folder} any more"
 
 
 def _numbered(number: int) -> str:

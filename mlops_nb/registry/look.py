@@ -177,7 +177,7 @@ def override_words(found: dict[str, Any] | None) -> str:
     if not found:
         return ""
     ended = "expired on" if found["until"] < today().isoformat() else "until"
-    return f"by {found['by']}, {ended} {found['until']}: {found['reason']}"
+    return f"by {found['by']} for {found.get('alias', 'an alias')}, {ended} {found['until']}: {found['reason']}"
 
 
 def _move(event: dict[str, Any]) -> list[Any]:
@@ -195,11 +195,9 @@ def _move(event: dict[str, Any]) -> list[Any]:
 
 def gate_words(gates: list[dict[str, Any]] | None) -> str:
     "`3 of 4 passed`"
-    if not gates:
-        return ""
-    good = sum(gate["verdict"] in ("passed", "skipped") for gate in gates)
-    waived = sum(gate["verdict"] == "waived" for gate in gates)
-    return f"{good} of {len(gates)} passed" + (f", {waived} waived" if waived else "")
+    from mlops_nb.registry.gates import tally
+
+    return tally([gate["verdict"] for gate in gates]) if gates else ""
 
 
 def version_page(

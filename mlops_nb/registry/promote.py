@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..core.errors import MlopsError, Refused, UsageError, did_you_mean
 from ..core.settings import Settings, load_settings
 from ..pipeline.record import keep_registry
-from .approvals import Approvals, check_eyes, four_eyes, need_role, read_approvals
+from .approvals import Approvals, check_eyes, four_eyes, need_role, person, read_approvals
 from .check import check_version
+from .folder import check_signer
 from .gates import GateReport
 from .register import Registrar, release_champion
 from .versions import CHAMPION, find_version
@@ -52,28 +53,30 @@ DAYS = 7  # that an override lasts unless something else is said
 def override_of(
     ledger: "Ledger",
     version: dict[str, Any],  # as the ledger has it
+    alias: str | None = None,  # that it was given for; default: any
 ) -> dict[str, Any] | None:
     "The newest override of a version, also one that has expired"
-    events = ledger.events(kind=OVERRIDE, subject=f"{version['name']}:{version['version']}", limit=1)
+    events = ledger.events(kind=OVERRIDE, subject=f"{version['name']}:{version['version']}", limit=10_000)
     found = [event["details"] for event in events if event["details"]["digest"] == version["digest"]]
-    return found[0] if found else None
+    return next((one for one in found if alias in (None, one.get("alias"))), None)
 
 
 def override(
     settings: Settings,
     ledger: "Ledger",
     version: dict[str, Any],  # as the ledger has it
+    alias: str,  # that it may have, and no other
     refused: str,  # what it is overridden
     reason: str | None,
     until: str | None = None,  # default: a week from now
 ) -> dict[str, Any]:
-    "Record that a version may be promoted although it is refused"
+    "Record that a version may have an alias although it is refused"
     day = check_day(until or (today() + timedelta(days=DAYS)).isoformat(), "An override")
     who = need_role(settings, "override a gate")
     if four_eyes(settings):
         check_eyes(settings, ledger, version, who, "override its gates")
     facts = {"by": who, "until": day, "reason": check_reason(reason, "An override")}
-    details = {"digest": version["digest"], "refused": refused, **facts}
+    details = {"digest": version["digest"], "alias": alias, "refused": refused, **facts}
     ledger.add_event(OVERRIDE, f"{version['name']}:{version['version']}", details)
     return details
 
@@ -86,7 +89,7 @@ class Promotion(NamedTuple):
     standing: int | None  # where the alias stands
     report: GateReport
     approvals: Approvals | None  # None: this alias needs none
-    override: dict[str, Any] | None  # the one that holds today
+    override: dict[str, Any] | None  # the one that holds today for who acts
 
     @property
     def model(self) -> str:
@@ -118,11 +121,14 @@ def prepare(
     alias: str = CHAMPION,
 ) -> Promotion:
     "Look at what a promotion needs; moves nothing"
+    from mlops_nb.core.ledger.models import actor
+
     version = find_version(ledger, text)
     alias, standing = check_alias(ledger, version["name"], alias), ledger.alias(version["name"], alias)
     approvals = read_approvals(settings, ledger, version) if alias == CHAMPION else None
-    given = override_of(ledger, version)
-    holds = given if given and given["until"] >= today().isoformat() else None
+    given = override_of(ledger, version, alias)
+    theirs = given is not None and person(given["by"]) == person(actor())
+    holds = given if given and theirs and given["until"] >= today().isoformat() else None
     return Promotion(version, alias, standing, check_version(settings, ledger, version), approvals, holds)
 
 
@@ -136,7 +142,9 @@ def carry_out(
     refusal = promotion.refusal()
     if refusal and not promotion.override:
         raise _expired(ledger, promotion, refusal)
-    said = reason or f"{promotion.model} was promoted by hand"
+    check_signer(settings, promotion.version)
+    by = f", by an override of {person(promotion.override['by'])}" if refusal and promotion.override else ""
+    said = f"{reason or f'{promotion.model} was promoted by hand'}{by}"
     name, number = promotion.version["name"], promotion.version["version"]
     moved = ledger.move_alias(
         name, promotion.alias, number, expected=promotion.standing, reason=said, evidence=promotion.evidence()
@@ -148,9 +156,11 @@ def carry_out(
 
 
 def _expired(ledger: "Ledger", promotion: Promotion, refusal: Refused) -> MlopsError:
-    "The refusal, and that an override has expired, if one has"
-    given = override_of(ledger, promotion.version)
-    words = f" The override of {given['by']} expired on {given['until']}." if given else ""
+    "The refusal, and why an override of it, if there is one, does not count"
+    given, words = override_of(ledger, promotion.version, promotion.alias), ""
+    if given:
+        ended = f"expired on {given['until']}" if given["until"] < today().isoformat() else "holds for nobody else"
+        words = f" The override of {given['by']} {ended}."
     return Refused(f"{refusal.message}{words}", refusal.hint, value=promotion.model)
 
 
@@ -197,5 +207,5 @@ def overridden(
     refusal = promotion.refusal()
     if refusal is None:
         return promotion
-    found = override(settings, ledger, promotion.version, refusal.message, reason, until)
+    found = override(settings, ledger, promotion.version, promotion.alias, refusal.message, reason, until)
     return promotion._replace(override=found)

@@ -264,22 +264,27 @@ def release_champion(
     if registrar.ledger.alias(name, CHAMPION) is None:
         return
     recipients = chosen_recipients(registrar.settings, registrar.ledger, name)
-    if not _is_released(registrar, name, recipients):
-        with FileLock(make_folder(registrar.releases) / ".lock"):
-            _publish(registrar, name, recipients, hurry)
+    with FileLock(make_folder(registrar.releases) / ".lock"):  # whoever moved the alias last asks last
+        while not _is_released(registrar, name, recipients):
+            if _publish(registrar, name, recipients, hurry):
+                break
     for plain in plain_versions(registrar.releases / name) if recipients else ():
         shutil.rmtree(registrar.releases / name / plain)
 
 
-def _publish(registrar: Registrar, name: str, recipients: tuple[str, ...], hurry: bool) -> None:
+def _publish(registrar: Registrar, name: str, recipients: tuple[str, ...], hurry: bool) -> bool:
+    "Publish the champion; False when another version became champion while its release was made"
     document, contents = _champion_release(registrar, name, recipients)
-    generation = registrar.ledger.add_release(name, document.digest(), document.content())
-    point("before-publish")
     if not hurry or not (registrar.releases / REQUIREMENTS).is_file():
         manifest = json.loads(contents[f"{document.arms[0].folder}/manifest.json"])
         write_requirements(registrar, manifest, ["pyrage"] if recipients else [])
+    if registrar.ledger.alias(name, CHAMPION) != document.arms[0].version:
+        return False
+    generation = registrar.ledger.add_release(name, document.digest(), document.content())
+    point("before-publish")
     publish(registrar.releases, document._replace(generation=generation), contents)
     point("after-publish")
+    return True
 
 
 def _is_released(registrar: Registrar, name: str, recipients: tuple[str, ...]) -> bool:

@@ -8,10 +8,12 @@ __all__ = ['earlier', 'go_back', 'rollback']
 # %% ../../nbs/60_registry/25_rollback.ipynb #e3a0355e
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import UsageError
+from ..core.errors import MlopsError, UsageError
 from ..core.settings import Settings, load_settings
 from ..pipeline.record import keep_registry
+from .folder import check_signer
 from .promote import check_alias, publish_champion
+from .releases import read_release
 from .versions import CHAMPION, find_version
 
 # %% ../../nbs/60_registry/25_rollback.ipynb #7ff1d3dc
@@ -47,7 +49,14 @@ def go_back(
     alias, standing = check_alias(ledger, name, alias), ledger.alias(name, alias)
     if standing is None:
         raise UsageError(f"{name} has no {alias}: there is nothing to go back from.", "See mlops-nb models.")
+    if alias == CHAMPION and (begun := _unfinished(settings, ledger, name, standing, to)):
+        check_signer(settings, unreleased := find_version(ledger, f"{name}:{standing}"))
+        publish_champion(settings, ledger, unreleased, hurry=True)
+        keep_registry(ledger, settings.workspace.path)
+        moved = {"from": begun["previous"], "version": standing, "reason": begun["reason"]}
+        return {"name": name, "alias": alias, **moved}
     target = _target(ledger, name, alias, standing, to)
+    check_signer(settings, target)
     said = reason or f"rolled back from version {standing}"
     evidence = {"rollback": True, "from": standing}
     ledger.move_alias(name, alias, target["version"], expected=standing, reason=said, evidence=evidence)
@@ -59,18 +68,42 @@ def go_back(
 
 def _target(ledger: "Ledger", name: str, alias: str, standing: int, to: str | int | None) -> dict[str, Any]:
     "The version to go back to"
-    numbers = {version["version"] for version in ledger.versions(name)}
-    number = earlier(ledger.alias_events(name, alias), numbers) if to is None else to
+    events, numbers = ledger.alias_events(name, alias), {version["version"] for version in ledger.versions(name)}
+    number = earlier(events, numbers) if to is None else to
+    stood = sorted({event["version"] for event in events} & numbers - {standing})
+    others = f"Versions that were: {', '.join(map(str, stood))}. " if stood else ""
     if number is None:
-        others = ", ".join(str(one) for one in sorted(numbers - {standing}))
-        hint = (
-            f"Say where to: --to VERSION; there is {others}." if others else "A second version has to be there first."
-        )
+        hint = f"{others}Say which: --to VERSION." if stood else f"Another one is promoted: {_promotion(name, alias)}"
         raise UsageError(f"{name}: no version was {alias} before version {standing}.", hint)
     target = find_version(ledger, f"{name}:{number}")
     if target["version"] == standing:
         raise UsageError(f"{name}: version {standing} is {alias} already.", "See mlops-nb models.", value=number)
+    if target["version"] not in stood:
+        hint = f"{others}To make it {alias}, its gates are asked: {_promotion(name, alias, target['version'])}"
+        raise UsageError(f"{name}: version {target['version']} was never {alias}.", hint, value=number)
     return target
+
+
+def _promotion(name: str, alias: str, version: int | str = "VERSION") -> str:
+    return f"mlops-nb promote {name}:{version}{'' if alias == CHAMPION else f' {alias}'}"
+
+
+def _unfinished(
+    settings: Settings, ledger: "Ledger", name: str, standing: int, to: str | int | None
+) -> dict[str, Any] | None:
+    "The move that made a version champion, where it is the one that is wanted and was not released"
+    (newest, *_) = ledger.alias_events(name, CHAMPION)
+    wanted = newest["evidence"].get("rollback") if to is None else str(to) in (str(standing), CHAMPION)
+    return newest if wanted and standing not in _released(settings, name) else None
+
+
+def _released(settings: Settings, name: str) -> list[int]:
+    "Versions that answer now"
+    try:
+        arms = read_release(settings.workspace.path / "releases", name).document.arms
+    except MlopsError:  # there is none, or it is damaged
+        return []
+    return [arm.version for arm in arms]
 
 # %% ../../nbs/60_registry/25_rollback.ipynb #d2f3828e
 def rollback(

@@ -14,7 +14,8 @@ from ..model.gate import DIFFERENCE
 from .approvals import read_approvals
 from .check import Candidate, checks
 from .gates import GateReport
-from .versions import find_version
+from .rollback import earlier
+from .versions import CHAMPION, find_version
 
 # %% ../../nbs/60_registry/26_score.ipynb #96497705
 if TYPE_CHECKING:
@@ -105,9 +106,11 @@ def _approved(candidate: Candidate, report: GateReport) -> bool:
 
 def _way_back(candidate: Candidate, report: GateReport) -> bool:
     assert candidate.ledger is not None and candidate.version is not None
-    return any(
-        one["version"] != candidate.version["version"] for one in candidate.ledger.versions(candidate.version["name"])
-    )
+    name, number = candidate.version["name"], candidate.version["version"]
+    events, standing = candidate.ledger.alias_events(name, CHAMPION), candidate.ledger.alias(name, CHAMPION)
+    if standing not in (None, number):
+        return True  # once this one is promoted
+    return bool(events) and earlier(events, {one["version"] for one in candidate.ledger.versions(name)}) is not None
 
 
 PARTS: list[tuple[str, int, Look, str]] = [
@@ -133,7 +136,7 @@ PARTS: list[tuple[str, int, Look, str]] = [
         "Write its parts in a notebook: mlops-nb card {model}.",
     ),
     ("somebody approved it", 5, _approved, "An approver says: mlops-nb approve {model}."),
-    ("there is a version to go back to", 5, _way_back, "A second version has to be registered."),
+    ("there is a version to go back to", 5, _way_back, "Another version has to be champion before it."),
 ]
 
 # %% ../../nbs/60_registry/26_score.ipynb #d7bbe021

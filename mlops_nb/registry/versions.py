@@ -27,9 +27,9 @@ def verdict_of(
     name: str,  # of the model
     version: int,
 ) -> dict[str, Any] | None:
-    "`reason` and `evidence` of the decision about a version; None when none was taken yet"
+    "`reason` and `evidence` of the last decision about a version, rollbacks left out; None when none was taken yet"
     for event in ledger.alias_events(name, CHAMPION):
-        if event["version"] == version:
+        if event["version"] == version and not event["evidence"].get("rollback"):
             return {"reason": event["reason"], "evidence": event["evidence"]}
     kept = ledger.events(kind=KEPT, subject=f"{name}:{version}", limit=1)
     return kept[0]["details"] if kept else None

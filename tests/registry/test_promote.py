@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 
 import pytest
 from registry_support import give, make_project, package, people
@@ -18,15 +20,19 @@ from mlops_nb.core.ledger import Ledger
 from mlops_nb.core.ledger.costs import Factors
 from mlops_nb.core.ledger.runs import user_name
 from mlops_nb.core.settings import load_settings
+from mlops_nb.registry import register
 from mlops_nb.registry.approvals import APPROVAL, REJECTION, read_approvals, say
 from mlops_nb.registry.check import Candidate, check_version, run_gates
+from mlops_nb.registry.keyring import KeyRing
+from mlops_nb.registry.keys import moment
 from mlops_nb.registry.look import search_versions, version_page
 from mlops_nb.registry.packages import PackageFile
 from mlops_nb.registry.promote import carry_out, overridden, override_of, prepare
 from mlops_nb.registry.register import run_completing
 from mlops_nb.registry.releases import read_release
 from mlops_nb.registry.rollback import go_back
-from mlops_nb.registry.score import PARTS
+from mlops_nb.registry.score import PARTS, score_version
+from mlops_nb.registry.signing import sign_versions
 from mlops_nb.registry.versions import find_version, verdict_of
 from mlops_nb.registry.waivers import WAIVER, waive_gate
 
@@ -309,6 +315,25 @@ def test_an_override_needs_a_role_and_a_reason_and_expires(project, ledger):
         carry_out(settings, ledger, prepare(settings, ledger, "churn:2"))
 
 
+def test_an_override_holds_for_one_alias_and_for_who_gave_it(project, ledger, monkeypatch):
+    settings = with_keys(project, approvers=user_name())
+    complete(project, ledger, IDS[0], FIRST)
+    complete(project, ledger, IDS[1], GATED)
+    found = prepare(settings, ledger, "churn:2", "challenger")
+    assert carry_out(settings, ledger, overridden(settings, ledger, found, "to try it"), "to try it")
+    assert ledger.alias_events("churn", "challenger")[0]["reason"] == f"to try it, by an override of {user_name()}"
+    with pytest.raises(Refused, match=r"is below 0\.9"):
+        carry_out(settings, ledger, prepare(settings, ledger, "churn:2"))
+    ledger.move_alias("churn", "challenger", None, expected=2, reason="tried")
+    me = user_name()
+    with monkeypatch.context() as other:
+        other.setenv("LOGNAME", "eve")
+        with pytest.raises(Refused, match=rf"The override of {me}@.* holds for nobody else"):
+            carry_out(settings, ledger, prepare(settings, ledger, "churn:2", "challenger"))
+    assert carry_out(settings, ledger, prepare(settings, ledger, "churn:2", "challenger"))
+    assert ledger.alias("churn", "champion") == 1
+
+
 def test_two_pairs_of_eyes(project, ledger):
     settings = with_keys(project, approvals=1, approvers=f"{user_name()}, bob")
     model = complete(settings, ledger, IDS[0], FIRST)
@@ -406,6 +431,7 @@ def test_rollback_goes_back_step_by_step(project, ledger):
     assert (found["from"], found["version"], served(project)) == (2, 1, 1)
     event = ledger.alias_events("churn")[0]
     assert event["reason"] == "wrong units" and event["evidence"]["rollback"] and event["actor"]
+    assert verdict_of(ledger, "churn", 1)["reason"] == "version 1 is the first champion"
     with pytest.raises(UsageError, match="version 1 is champion already"):
         go_back(project, ledger, "churn", to=1)
     with pytest.raises(UsageError, match="no version or alias '9'"):
@@ -413,6 +439,90 @@ def test_rollback_goes_back_step_by_step(project, ledger):
     with pytest.raises(UsageError, match="has no staging"):
         go_back(project, ledger, "churn", alias="staging")
     assert complete(project, ledger, IDS[2], SECOND)["aliases"] == []  # the rule does not take it back
+
+
+def way_back(settings, ledger, number):
+    """Whether the safety score says that there is a version to go back to."""
+    version = find_version(ledger, f"churn:{number}")
+    parts = score_version(settings, ledger, version, check_version(settings, ledger, version))
+    return next(part.done for part in parts if part.name == "there is a version to go back to")
+
+
+def test_a_rollback_goes_only_to_what_was_champion(project, ledger):
+    complete(project, ledger, IDS[0], FIRST)
+    complete(project, ledger, IDS[1], GATED)  # refused
+    with pytest.raises(UsageError, match="version 2 was never champion") as told:
+        go_back(project, ledger, "churn", to=2)
+    assert told.value.hint == "To make it champion, its gates are asked: mlops-nb promote churn:2"
+    assert [way_back(project, ledger, number) for number in (1, 2)] == [False, True]
+    with pytest.raises(UsageError, match="no version was champion before version 1") as told:
+        go_back(project, ledger, "churn")
+    assert "2" not in told.value.hint
+    complete(project, ledger, IDS[2], SECOND)
+    with pytest.raises(UsageError, match="version 2 was never champion") as told:
+        go_back(project, ledger, "churn", to=2)
+    assert told.value.hint.startswith("Versions that were: 1. ")
+    assert way_back(project, ledger, 3)
+    assert go_back(project, ledger, "churn", to=1)["version"] == served(project) == 1
+    assert not way_back(project, ledger, 1)
+
+
+@pytest.mark.parametrize("end", ["expired", "revoked"])
+def test_what_an_ended_key_signed_is_neither_promoted_nor_gone_back_to(project, ledger, end):
+    complete(project, ledger, IDS[0], FIRST)
+    complete(project, ledger, IDS[1], SECOND)
+    ring = KeyRing(project, ledger)
+    if end == "revoked":
+        ring.revoke("project", "laptop stolen")
+    else:
+        ring.change("project", "retire", lambda key: key._replace(expires=moment(-1)))
+    for move in (
+        lambda: carry_out(project, ledger, prepare(project, ledger, "churn:1", "staging")),
+        lambda: go_back(project, ledger, "churn"),
+    ):
+        with pytest.raises(Refused, match=f"signed by the key project, which (was )?{end}") as told:
+            move()
+        assert "mlops-nb sign (after mlops-nb keys rotate" in told.value.hint
+    assert (ledger.alias("churn", "champion"), ledger.alias("churn", "staging")) == (2, None)
+    ring.rotate(0)
+    sign_versions(project, ledger)
+    assert go_back(project, ledger, "churn")["version"] == served(project) == 1
+
+
+@pytest.mark.parametrize("to", [None, 1])
+def test_a_rollback_that_was_killed_is_finished_by_the_same_command(project, ledger, to):
+    complete(project, ledger, IDS[0], FIRST)
+    complete(project, ledger, IDS[1], SECOND)
+    ledger.move_alias("churn", "champion", 1, expected=2, reason="units", evidence={"rollback": True, "from": 2})
+    found = go_back(project, ledger, "churn", to)
+    assert (found["from"], found["version"], found["reason"], served(project)) == (2, 1, "units", 1)
+    assert len(ledger.alias_events("churn")) == 3
+    with pytest.raises(UsageError):
+        go_back(project, ledger, "churn", to)
+
+
+def test_what_is_released_is_champion_whoever_moves_it_meanwhile(project, ledger, monkeypatch):
+    """A rollback begins while a promotion has read the champion and has not written its release yet."""
+    complete(project, ledger, IDS[0], SECOND)
+    complete(project, ledger, IDS[1], FIRST)
+    started, write = [], register.write_requirements
+
+    def back():
+        with Ledger.open(project) as other:
+            go_back(project, other, "churn")
+
+    def meanwhile(*given):
+        write(*given)
+        if not started:
+            started.append(threading.Thread(target=back))
+            started[0].start()
+            while ledger.alias("churn", "champion") == 2:
+                time.sleep(0.01)
+
+    monkeypatch.setattr(register, "write_requirements", meanwhile)
+    carry_out(project, ledger, prepare(project, ledger, "churn:2"))
+    started[0].join()
+    assert (ledger.alias("churn", "champion"), served(project)) == (1, 1)
 
 
 def lose(settings, ledger, text):
@@ -528,7 +638,8 @@ def test_a_notebook_has_the_same_functions(copied, monkeypatch):
     assert (unregistered.model, unregistered.document()) == ("churn", report.document())
     mlops_nb.waive("churn:3", "roc_auc >= 0.9", until="2099-01-31", reason="few rows")
     mlops_nb.check_gates("churn:3").enforce()
-    assert mlops_nb.promote("churn:3", reason="spring").passed
+    waived = mlops_nb.promote("churn:3", reason="spring")
+    assert waived.passed and "1 gate, 0 of 1 passed, 1 waived" in repr(waived)
     assert mlops_nb.models("churn:champion").version["version"] == 3
     back = mlops_nb.rollback("churn", reason="units")
     assert (back["from"], back["version"]) == (3, 2)
