@@ -236,7 +236,7 @@ def _parsed(path: Path, content: bytes) -> dict[str, Any]:
 HINTS = {
     "unknown key": "If you know whose it is: mlops-nb keys trust FILE --name NAME --role import.",
     "unsigned": "Ask for one that is signed. [registry] signatures = warn takes it nevertheless.",
-    "other role": "If it may sign what is imported: mlops-nb keys trust with --role import.",
+    "other role": "If it may sign what is imported: mlops-nb keys trust FILE --role import.",
 }
 
 

@@ -245,15 +245,26 @@ class KeyRing:
     ) -> TrustedKey:
         "Trust a key whose private part is somebody else's"
         with self._alone():
-            self._check_free(name)
             key = TrustedKey(name, read_public(public_key), check_roles(roles), moment(), expires)
             if known := next((one for one in self.known() if one.id == key.id), None):
-                raise UsageError(
-                    f"This key is there already: {known.name}, {known.state()}.", "There is nothing to do."
-                )
+                return self._extend(known, key)
+            self._check_free(name)
             self._record("trust", key, roles=list(roles), expires=expires)
             self._write([*self.known(), key])
         return key
+
+    def _extend(self, known: TrustedKey, key: TrustedKey) -> TrustedKey:
+        "A key that is trusted already, with further roles, under the name that it has"
+        roles = tuple(dict.fromkeys((*known.roles, *key.roles)))
+        if known.state() != "trusted" or roles == known.roles:
+            raise UsageError(f"This key is there already: {known.name}, {known.state()}.", "There is nothing to do.")
+        if key.expires:
+            message = f"This key is there already: {known.name}, trusted until {known.expires or 'it is revoked'}."
+            raise UsageError(message, "Say it without --expires: its roles can be extended, its time cannot.")
+        new = known._replace(roles=roles)
+        self._record("trust", new, roles=list(roles), expires=new.expires)
+        self._write([new if one == known else one for one in self.known()])
+        return new
 
     def change(
         self,

@@ -11,7 +11,7 @@ import threading
 import pytest
 from registry_support import give, make_project, package, people
 
-from mlops_nb.core.errors import UsageError
+from mlops_nb.core.errors import StorageError, UsageError
 from mlops_nb.core.ledger import Ledger
 from mlops_nb.registry.fsck import fsck
 from mlops_nb.registry.keyring import KeyRing, make_private, passphrase_file, public_text
@@ -36,6 +36,11 @@ def project(tmp_path, monkeypatch):
     """An empty project, and a configuration folder of its own."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     return changed(make_project(tmp_path / "project"), bento_store=False)
+
+
+def public_pem() -> bytes:
+    """The public key of somebody else."""
+    return public_text(make_private(b"secret")[0]).encode()
 
 
 @pytest.fixture
@@ -267,3 +272,44 @@ def test_killed_while_signing(project, ledger, fault):
     assert done.returncode == -9, done.stderr
     sign_versions(project, ledger)
     assert contents(folder_of(project)) == before and faults(project) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("expires", "never"),
+        ("expires", "31.12.2025"),
+        ("expires", "Jan 1 2020"),
+        ("expires", "2027-1-31T0:0:0Z"),
+        ("expires", 5),
+        ("revoked", True),
+        ("revoked", ""),
+        ("name", 7),
+        ("public_key", 7),
+        ("reason", None),
+    ],
+)
+def test_a_trusted_key_with_a_value_of_no_sense_is_refused(project, ledger, part, value):
+    """A date that cannot be compared would be no date at all: the key would be trusted for good."""
+    ring = KeyRing(project, ledger)
+    ring.new("project")
+    document = json.loads(ring.path.read_text())
+    document["keys"][0][part] = value
+    ring.path.write_text(json.dumps(document))
+    with pytest.raises(StorageError, match="cannot be read") as told:
+        ring.known()
+    assert f"{part} is {value!r}" in told.value.message and "key " in told.value.message
+
+
+def test_trusting_a_key_again_extends_its_roles(project, ledger):
+    ring, content = KeyRing(project, ledger), public_pem()
+    ring.trust("ci", content, ("serve",))
+    again = ring.trust("ci", content, ("import",))
+    assert (again.name, again.roles) == ("ci", ("serve", "import")) and ring.known() == [again]
+    with pytest.raises(UsageError, match="This key is there already: ci, trusted"):
+        ring.trust("another", content, ("import",))
+    ring.revoke("ci", "left")
+    with pytest.raises(UsageError, match="This key is there already: ci, revoked"):
+        ring.trust("ci", content, ("serve", "import"))
+    with pytest.raises(UsageError, match="There is a key 'ci' already"):
+        ring.trust("ci", public_pem(), ("import",))
