@@ -5787,6 +5787,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'mlops_nb.registry.gates._held': ('60_registry/gates.html#_held', 'mlops_nb/registry/gates.py'),
                                          'mlops_nb.registry.gates._missed': ( '60_registry/gates.html#_missed',
                                                                               'mlops_nb/registry/gates.py'),
+                                         'mlops_nb.registry.gates._nearest': ( '60_registry/gates.html#_nearest',
+                                                                               'mlops_nb/registry/gates.py'),
                                          'mlops_nb.registry.gates._parsed': ( '60_registry/gates.html#_parsed',
                                                                               'mlops_nb/registry/gates.py'),
                                          'mlops_nb.registry.gates._remedy': ( '60_registry/gates.html#_remedy',

@@ -39,5 +39,5 @@ def waive(values: Any, screen: Terminal) -> Answer:
     if not values.until:
         raise UsageError("A waiver ends on a day, and no day is given.", "Say it: --until 2027-01-31.")
     found = waived(values.model, values.gate, until=values.until, reason=values.reason or "")
-    words = f"{found['model']}: '{found['gate']}' does not count until {found['until']}, by {found['by']}: {found['reason']}"
+    words = f"{found['model']}: '{found['gate']}' does not count up to and including {found['until']}, by {found['by']}: {found['reason']}"
     return Answer({"schema": 1, **found}, lambda screen: screen.line(words))

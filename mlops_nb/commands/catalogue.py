@@ -288,7 +288,7 @@ PACKAGE = Command(
         ("mlops-nb package churn --mlflow churn-mlflow", "for mlflow.pyfunc.load_model"),
     ),
     "The same version has the same content digest each time, while the project's code stays the same. Of a model that is"
-    "\nreleased encrypted the Bento is encrypted, with other bytes each time, and an MLflow model is refused.",
+    "\nreleased encrypted the Bento is encrypted, with other bytes and another digest each time; an MLflow model is refused.",
 )
 PREDICT = Command(
     "predict",

@@ -77,7 +77,10 @@ PROMOTE = Command(
             "an approver's word for this alias",
         ),
     ),
-    "Exit codes: 0 done, 2 wrong usage, 3 a gate or an approval is in the way, 4 somebody else moved the alias meanwhile.",
+    "A gate asks for a number of evaluate.assessment, also of a slice: roc_auc >= 0.9; roc_auc[sex=female] >= 0.85, n >= 100."
+    "\nOr for what is checked: latency, model_size, energy, carbon (with a unit: latency <= 20 ms), champion_difference;"
+    "\nas a word alone: contract, signature, onnx_parity, card_complete, data_consent."
+    "\nExit codes: 0 done, 2 wrong usage, 3 a gate or an approval is in the way, 4 somebody else moved the alias meanwhile.",
 )
 ROLLBACK = Command(
     "rollback",
@@ -120,7 +123,7 @@ WAIVE = Command(
     "Models",
     "mlops_nb.commands.approve:waive",
     (_MODEL, Argument("GATE", "as it is declared")),
-    (Option(("--until",), "last day on which it counts: 2027-01-31", "DATE"), _REASON),
+    (Option(("--until",), "last day on which the gate does not count: 2027-01-31", "DATE"), _REASON),
     (
         (
             "mlops-nb waive churn:3 'roc_auc >= 0.9' --until 2027-01-31 --reason 'few rows until spring'",

@@ -43,7 +43,8 @@ def _tell_version(screen: Terminal, page: Any) -> None:
     else:
         screen.line(repr(page.report))
     screen.line()
-    _tell_grid(screen, page.history())
+    if page.events:
+        _tell_grid(screen, page.history())
     _tell_grid(screen, page.score.grid())
 
 

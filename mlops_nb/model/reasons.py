@@ -52,7 +52,7 @@ def shown_size(added: float) -> str:
 
 def _beside(value: Any, usual: Any, kind: str) -> str:
     if value == usual:
-        return ", as usual,"
+        return ""  # it acts together with other inputs, which are not as usual
     if value is None or usual is None or kind not in _SIDES:
         return f" instead of {shown_value(usual, kind)}"
     return f" {_SIDES[kind][value > usual]} {shown_value(usual, kind)}"

@@ -183,7 +183,8 @@ def into_store(
     if place.is_dir():
         if content_digest(place) != content_digest(bento):
             message = (
-                f"BentoML's store holds another Bento under {tag}: the project's code or its lock was another one."
+                f"BentoML's store holds another Bento under {tag}: since then the project's code or its lock changed, "
+                f"or whom the model is encrypted for."
             )
             raise StorageError(message, f"Delete it with `bentoml delete {tag}`, and package again.", value=tag)
         return

@@ -53,7 +53,8 @@ def _table(block: Table) -> str:
     shown = table(block.heads, rows, block.right)
     if len(rows) <= LONG:
         return shown
-    return f"<details><summary>{len(rows)} rows: {html.escape(', '.join(block.heads))}</summary>{shown}</details>"
+    way = " open" if block.open else ""
+    return f"<details{way}><summary>{len(rows)} rows: {html.escape(', '.join(block.heads))}</summary>{shown}</details>"
 
 
 def _block(block: Any) -> str:

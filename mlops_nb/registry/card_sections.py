@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..data.show import show_alike, show_number
 from .card_parts import PARTS
+from .gates import NOT_SERVED
 
 if TYPE_CHECKING:
     from mlops_nb.registry.card import Card
@@ -23,6 +24,7 @@ class Table(NamedTuple):
     heads: list[str]
     rows: list[list[Any]]
     right: tuple[int, ...] = ()  # columns of numbers
+    open: bool = False  # shown whole, however long it is
 
 
 class Picture(NamedTuple):
@@ -171,8 +173,9 @@ def _assessment(card: "Card") -> Section:
         bounds = f"{shown[1]} to {shown[2]}" if row.get("low") is not None else "–"
         value = shown[0] if row.get("value") is not None else "not assessed"
         told.append([row["metric"], row.get("slice") or "all test rows", value, bounds, row.get("n")])
-    table = Table(["metric", "of", "value", "95 % interval", "rows"], told, (2, 3, 4))
-    return Section("Slices, fairness, calibration, robustness", [table, *_contradiction(rows)])
+    table = Table(["metric", "of", "value", "95 % interval", "rows"], told, (2, 3, 4), open=True)
+    costs = [f"mean_cost is {NOT_SERVED['mean_cost']}."] if any(row["metric"] == "mean_cost" for row in rows) else []
+    return Section("Slices, fairness, calibration, robustness", [table, *costs, *_contradiction(rows)])
 
 
 def _contradiction(rows: list[Mapping[str, Any]]) -> Iterator[str]:

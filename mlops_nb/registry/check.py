@@ -257,10 +257,8 @@ def champion_difference(candidate: Candidate) -> Row:
         return _no_rows(candidate, name)
     rows = unseen(holdout, pair)
     if len(rows) < ENOUGH:
-        return {
-            **nothing(f"only {len(rows)} of {len(holdout)} rows of {name} are new to both, {ENOUGH} are needed"),
-            "n": len(rows),
-        }
+        few = f"only {len(rows)} of {len(holdout)} rows of {name} are new to both, {ENOUGH} are needed"
+        return {**nothing(few), "n": len(rows)}
     from mlops_nb.model.train import reproducible_threads
 
     candidate.verify()
@@ -375,9 +373,8 @@ def _result(candidate: Candidate, gate: Gate) -> GateResult:
     if gate.metric in checks and not gate.slice:
         return judge_gate(gate, _checked(candidate, gate.metric))
     if gate.metric in CHECKED:
-        return judge_gate(
-            gate, nothing(f"{gate.metric} is not available: nothing here can check it", "Leave the gate out.")
-        )
+        absent = f"{gate.metric} is not available: nothing here can check it"
+        return judge_gate(gate, nothing(absent, "Leave the gate out."))
     return judge_gate(gate, None, [*candidate.rows, *checks, *CHECKED])
 
 
@@ -385,7 +382,7 @@ def _checked(candidate: Candidate, name: str) -> Row:
     try:
         return checks[name](candidate)
     except MlopsError as error:
-        return nothing(f"{name} could not be checked: {error.message}", error.hint)
+        return nothing(f"{name} could not be checked: {error.message.rstrip('.')}", error.hint)
 
 
 def check_version(
