@@ -6299,6 +6299,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'mlops_nb/registry/signing.py'),
                                            'mlops_nb.registry.signing._folder_of': ( '60_registry/signing.html#_folder_of',
                                                                                      'mlops_nb/registry/signing.py'),
+                                           'mlops_nb.registry.signing._is_model': ( '60_registry/signing.html#_is_model',
+                                                                                    'mlops_nb/registry/signing.py'),
                                            'mlops_nb.registry.signing._sign': ( '60_registry/signing.html#_sign',
                                                                                 'mlops_nb/registry/signing.py'),
                                            'mlops_nb.registry.signing.find_versions': ( '60_registry/signing.html#find_versions',

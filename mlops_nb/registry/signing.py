@@ -106,11 +106,20 @@ def verify_target(
     return Outcome(folder, document | facts | {"files": found.signature.files, "problem": None}, None)
 
 
+def _is_model(settings: Settings, target: str) -> bool:
+    "Whether a word names a model, which comes before a folder of the same name"
+    try:
+        with Ledger.open(settings, create=False) as ledger:
+            return bool(ledger.versions(target.partition(":")[0]))
+    except UsageError:  # no workspace yet
+        return False
+
+
 def _folder_of(settings: Settings, target: str) -> tuple[Path, str]:
     "A folder, and what it has to be signed as"
     split_model(target)
     place = Path(target).expanduser()
-    if place.is_dir():
+    if place.is_dir() and ("/" in target or not _is_model(settings, target)):
         return place.resolve(), ""
     if "/" in target:
         raise UsageError(f"There is no folder {target}.", "Name a folder, or a version: NAME:VERSION.", value=target)

@@ -66,3 +66,12 @@ def test_a_version_without_a_name_is_refused_where_no_name_means_all(two_models,
             named_version(ledger, "")
         with pytest.raises(UsageError, match="names no model"):
             sign_versions(two_models, ledger, text)
+
+
+def test_a_model_comes_before_a_folder_of_its_name(two_models, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "churn").mkdir()
+    (tmp_path / "other").mkdir()
+    asked = {target: verify_target(two_models, target).folder for target in ("churn", "./churn", "other")}
+    assert asked["churn"] == two_models.workspace.path / "models" / "churn" / "1"
+    assert (asked["./churn"], asked["other"]) == (tmp_path / "churn", tmp_path / "other")
