@@ -39,7 +39,7 @@ MODELS_EXPORT = Command(
     "Models",
     "mlops_nb.commands.exchange:export",
     (VERSION, Argument("FILE", "such as churn-3.zip", complete="file")),
-    (),
+    (Option(("--overwrite",), "replace an older file"),),
     (("mlops-nb models export churn churn.zip", "the champion"), ("mlops-nb models export churn:3 churn-3.zip", "one")),
     "The model in it is plain, also of a model that is released encrypted; encrypt -o FOLDER writes that encrypted.",
 )

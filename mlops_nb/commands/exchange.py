@@ -14,10 +14,10 @@ from ..core.settings import load_settings
 
 # %% ../../nbs/95_cli/66_exchange.ipynb #d9687a1e
 def export(values: Any, screen: Terminal) -> Answer:
-    "`mlops-nb models export NAME[:VERSION] FILE`"
+    "`mlops-nb models export NAME[:VERSION] FILE [--overwrite]`"
     from mlops_nb.registry.exchange import export_version
 
-    document = export_version(load_settings(), values.name, Path(values.file))
+    document = export_version(load_settings(), values.name, Path(values.file), values.overwrite)
     return Answer({"schema": 1, **document}, lambda screen: _tell_export(screen, document))
 
 

@@ -66,10 +66,14 @@ def export_version(
     settings: Settings,
     text: str,  # `churn`, `churn:3`
     target: Path,  # the file
+    overwrite: bool = False,  # whether an older file may go
 ) -> dict[str, Any]:
     "Write a version with all that belongs to it into one signed file; what was written"
     if target.is_dir():
         raise UsageError(f"{target} is a folder.", "Name the file that is to be written.", value=str(target))
+    if target.exists() and not overwrite:
+        hint = "Name another file, or replace it with --overwrite."
+        raise UsageError(f"{target} is there already.", hint, value=str(target))
     with Ledger.open(settings, create=False) as ledger:
         version = find_version(ledger, text)
         if chosen_recipients(settings, ledger, name := version["name"]):

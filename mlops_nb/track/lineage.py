@@ -29,6 +29,11 @@ class Target(NamedTuple):
 
 def _of_version(ledger: Ledger, version: Mapping[str, Any]) -> Target:
     rows = ledger.given_by(version["digest"])
+    if not rows and (origin := version["details"].get("origin")):
+        where = f"version {origin['version']} of the project {origin['project']}, of run {origin['run']}"
+        message = f"{version['name']} version {version['version']} was imported: it is {where}."
+        hint = f"Ask there. What came along: mlops-nb card {version['name']}:{version['version']}."
+        raise UsageError(message, hint)
     if not rows:
         message = f"The run that gave {version['name']} version {version['version']} is not in the ledger any more."
         raise UsageError(message, "Its manifest tells what it was made of: mlops-nb models --json.")

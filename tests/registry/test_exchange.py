@@ -132,6 +132,9 @@ def test_an_import_is_promoted_through_the_gates_by_the_command(tmp_path):
     assert (trusted["name"], trusted["roles"], trusted["state"]) == ("ci", ["import"], "trusted")
     assert "imported as churn version 2, signed by ci" in mine.call("mlops-nb", "models", "import", file).stdout
 
+    asked = mine.json("lineage", "churn:2", expect=2)["error"]["message"]
+    assert "was imported: it is version 1 of the project ci" in asked
+
     checked = mine.json("promote", "churn:2", "--check", expect=3)
     found = {gate["gate"]: gate for gate in checked["gates"]}
     assert [gate for gate, one in found.items() if one["verdict"] != "passed"] == ["card_complete"]
@@ -143,7 +146,8 @@ def test_an_import_is_promoted_through_the_gates_by_the_command(tmp_path):
     cells = [f"## {name}\n\n{text}" for name, text in WORDS.items()]  # the remedy, word for word
     told = {"cells": [{"cell_type": "markdown", "source": cell} for cell in cells]}
     (ci.folder / "card.ipynb").write_text(json.dumps(told), encoding="utf-8")
-    ci.json("models", "export", "churn:1", file, MLOPS_NB_REGISTRY_CARD_NOTEBOOK="card.ipynb")
+    assert "is there already" in ci.json("models", "export", "churn:1", file, expect=2)["error"]["message"]
+    ci.json("models", "export", "churn:1", file, "--overwrite", MLOPS_NB_REGISTRY_CARD_NOTEBOOK="card.ipynb")
     again = mine.json("models", "import", file)
     assert (again["version"], again["new"], again["origin"]["trainer"]) == (2, False, user_name())
     assert "written in ci, where it was trained" in mine.json("card", "churn:2")["markdown"]
