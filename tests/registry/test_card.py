@@ -134,7 +134,7 @@ def test_what_people_and_gates_decided_is_told_in_their_words(decided):
         "rejected | the source is old |",
         "approved | looked at it |",
         "waived the gate roc_auc >= 0.9 until 2099-01-31 | few rows |",
-        "alias champion set on version 2 | churn:2 was promoted by hand |",
+        f"alias champion set on version 2 | churn:2 was promoted by hand, by an override of {user_name()} |",
     } < set(whys)
     assert [why for why in whys if re.match(r"overrode a refusal until \S+ \| the old one is broken \(refused: ", why)]
     assert f"Approved by {user_name()}; the settings want 1 approval." in told and version["digest"] not in told
