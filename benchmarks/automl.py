@@ -185,7 +185,7 @@ def one(name: str, table: str, target: str, exclude: list[str], budget: float, s
 
 def compete(table: str, target: str, exclude: list[str], budget: float, seed: int) -> list[dict[str, Any]]:
     """A row for each contender, after all have run, one after another."""
-    from mlops_nb.model.bootstrap import difference_interval, intervals
+    from mlops_nb.model.bootstrap import difference_test, intervals
     from mlops_nb.model.measures import ranking_metric
     from mlops_nb.model.scores import score
 
@@ -200,7 +200,7 @@ def compete(table: str, target: str, exclude: list[str], budget: float, seed: in
     metric = ranking_metric(results["untuned"][0].task).name
     ours, rows = results["mlops-nb automl"][0], []
     for name, (found, used) in results.items():
-        difference = difference_interval(found, ours, metric, seed=seed)
+        difference = difference_test(found, ours, metric, seed=seed)[:2]
         row = {"table": Path(table).name, "seed": seed, "contender": name, "metric": metric}
         row |= {"score": score(found)[metric], "interval": intervals(found, seed=seed)[metric]}
         rows.append(row | {"difference_to_ours": difference} | used)

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from ..data.show import show_alike
-from .bootstrap import difference_interval, intervals
+from .bootstrap import difference_test, intervals
 from .measures import Measure, ranking_metric
 from .schema import input_kinds
 from .scores import predict_rows, score
@@ -96,6 +96,6 @@ def judge_settings(
         score(one)[name],
         intervals(one, seed=seed)[name],
         score(other)[name],
-        difference_interval(one, other, name, seed=seed),
+        difference_test(one, other, name, seed=seed)[:2],
         len(test),
     )

@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -44,23 +44,28 @@ def answer_table(
     estimator: Any,  # fitted
     inputs: pd.DataFrame,  # typed as in training
     classes: list[str] | None,  # of a classifier, in the order of its probabilities
+    start: int = 0,  # number of the first row in its table, from 0
 ) -> dict[str, Any]:  # name of a column -> its values
     "Predictions of many rows, column by column"
     if classes is None:
         values = np.asarray(estimator.predict(inputs), dtype=np.float64)
-        _check_finite(values)
+        _check_finite(values[:, None], start)
         return {"prediction": values}
     chances = np.asarray(estimator.predict_proba(inputs), dtype=np.float64)
-    _check_finite(chances)
+    _check_finite(chances, start)
     names = np.array(classes, dtype=object)
     labels = names[chances.argmax(axis=1)] if predicts_by_probability(estimator) else estimator.predict(inputs)
     shares = {f"probability_{name}": chances[:, place] for place, name in enumerate(classes)}
     return {"prediction": pa.array([str(label) for label in labels], pa.string()), **shares}
 
 
-def _check_finite(values: np.ndarray) -> None:
-    if not np.isfinite(values).all():
-        raise ValueError("the model answered with something that is no finite number")
+def _check_finite(values: np.ndarray, start: int) -> None:
+    wrong = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(wrong):
+        message = (
+            f"Row {start + wrong[0] + 1}: the model answered {values[wrong[0]].tolist()}, which is no finite number."
+        )
+        raise UsageError(message, "Look at that row: a value may lie far beyond those of training.")
 
 # %% ../../nbs/70_serve/10_batch.ipynb #66bbb0d7
 def open_version(
@@ -72,7 +77,6 @@ def open_version(
     version = meant_version(ledger, text)
     document, contents = release_of(Registrar({"run": version["run"], "pipeline": ""}, settings, ledger), version, ())
     with tempfile.TemporaryDirectory(prefix="mlops-nb-predict-") as folder:
-        os.chmod(folder, 0o700)
         publish(Path(folder), document._replace(generation=1), contents)
         release = read_release(Path(folder), document.model)
         verified = verify_arm(release, release.document.arms[0], settings)
@@ -80,7 +84,7 @@ def open_version(
 
 # %% ../../nbs/70_serve/10_batch.ipynb #38b1097e
 ROWS = 50_000  # of a piece, when nothing is said
-JOB, DONE, MERGED = "job.json", "done.json", "merged"
+JOB, DONE, MERGED, LOCK = "job.json", "done.json", "merged", "lock"
 
 
 def _piece_name(number: int) -> str:
@@ -175,7 +179,7 @@ class BatchJob:
             return self._finish(first, first, 0.0)
         begun, done = time.perf_counter(), first
         for piece in self.table.pieces(self.rows, first):
-            answers = answer_table(self.model.estimator, piece.inputs, self.classes)
+            answers = answer_table(self.model.estimator, piece.inputs, self.classes, piece.start)
             columns = {name: piece.kept.column(name) for name in piece.kept.column_names}
             content = BytesIO()
             pyarrow.parquet.write_table(pa.table({**columns, **answers}), content)
@@ -243,11 +247,8 @@ class BatchJob:
         return {**who, "output": str(self.output), "rows": done, "resumed": before, "seconds": seconds}
 
 
-LOCK = "lock"
-
-
 @contextmanager
-def _alone(folder: Path) -> Any:
+def _alone(folder: Path) -> Iterator[None]:
     "Refuse a second process that writes the same pieces"
     try:
         with FileLock(folder / LOCK, timeout=0):
