@@ -145,12 +145,16 @@ class BatchJob:
     ) -> dict[str, Any]:
         "Predict what is not yet predicted, and write the output"
         with _alone(make_folder(self.parts)):
-            if self._is_finished():
-                done = self._count()
-                shutil.rmtree(self.parts)
-                return self._told(done, done, 0.0)
-            self._begin(overwrite)
-            return self._go_on(told)
+            try:
+                if self._is_finished():
+                    done = self._count()
+                    shutil.rmtree(self.parts)
+                    return self._told(done, done, 0.0)
+                self._begin(overwrite)
+                return self._go_on(told)
+            finally:
+                if self.parts.exists() and not self._known():  # refused before the first piece
+                    shutil.rmtree(self.parts)
 
     def _begin(self, overwrite: bool) -> None:
         "Make sure that the pieces that are there are of this job"
@@ -160,7 +164,7 @@ class BatchJob:
         job, wanted = read_json(self.parts / JOB), self.document()
         if job == wanted:
             return
-        if job and not overwrite:
+        if job and self._known() and not overwrite:
             what = ", ".join(
                 f"{key} {job.get(key)} and not {wanted[key]}" for key in wanted if job.get(key) != wanted[key]
             )
