@@ -171,7 +171,9 @@ def run_in_process(folder: str, environment: dict[str, str], options: dict[str, 
         code, document = 130, {"error": {"type": "KeyboardInterrupt", "message": "before it began"}}
     except BaseException:
         code, document = 70, {"defect": traceback.format_exc()}
-    Path(answer).write_text(json.dumps(document), encoding="utf-8")
+    whole = Path(f"{answer}.whole")
+    whole.write_text(json.dumps(document), encoding="utf-8")
+    whole.replace(answer)  # a kill between emptying a file and filling it would leave no document at all
     os._exit(code)
 
 
