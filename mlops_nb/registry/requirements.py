@@ -63,9 +63,12 @@ def _installed(name: str, extra: str) -> tuple[str, list["Requirement"]]:
 SERVING = (
     "bentoml",
     "cryptography",
+    "joserfc",
     "msgspec",
     "numpy",
+    "onnxruntime",
     "pandas",
+    "pyarrow",
     "scikit-learn",
     "scipy",
     "skops",
@@ -82,8 +85,7 @@ def serving_needs(
     parser.read(project / FILE, encoding="utf-8-sig")
     own = parser.get("package", "requires.serving", fallback="").splitlines()
     wheel = [] if is_source_inside(project) else ["mlops-nb"]
-    onnx = ["onnxruntime"] if parser.get("serving", "format", fallback="").strip() == "onnx" else []
-    return [*SERVING, *(line.strip() for line in own if line.strip()), *trained_with, *wheel, *onnx]
+    return [*SERVING, *(line.strip() for line in own if line.strip()), *trained_with, *wheel]
 
 
 def is_source_inside(

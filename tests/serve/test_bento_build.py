@@ -45,7 +45,7 @@ with Ledger.open(settings) as ledger:
         ledger.register_version("churn", digest, **about, metrics={"roc_auc": 0.9}, details={})
     ledger.move_alias("churn", "champion", 1, expected=None, reason="first", evidence={})
 """
-LAPTOP_ONLY = ("papermill", "wandb", "jupyterlab", "nbformat", "matplotlib", "sqlalchemy", "pyarrow", "mlops-nb")
+LAPTOP_ONLY = ("papermill", "wandb", "jupyterlab", "nbformat", "matplotlib", "sqlalchemy", "mlops-nb")
 
 
 def call(folder, env, *command):
