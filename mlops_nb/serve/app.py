@@ -36,7 +36,7 @@ from .decisions import DecisionLog, asked_reasons, check_rows
 from .meter import Meter
 from .openapi import POLICY, SCRIPT, openapi, page
 from .problem import Problem
-from .requests import Records, RequestReader
+from .requests import Records
 from .slots import Logged, Slot, Slots, Table
 
 # %% ../../nbs/70_serve/07_app.ipynb #cb1c6ce5
