@@ -6214,6 +6214,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'mlops_nb/registry/rollout.py'),
                                            'mlops_nb.registry.rollout._asked': ( '60_registry/rollout.html#_asked',
                                                                                  'mlops_nb/registry/rollout.py'),
+                                           'mlops_nb.registry.rollout._begun': ( '60_registry/rollout.html#_begun',
+                                                                                 'mlops_nb/registry/rollout.py'),
                                            'mlops_nb.registry.rollout._check_fit': ( '60_registry/rollout.html#_check_fit',
                                                                                      'mlops_nb/registry/rollout.py'),
                                            'mlops_nb.registry.rollout._check_start': ( '60_registry/rollout.html#_check_start',
