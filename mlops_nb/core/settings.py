@@ -137,6 +137,7 @@ class AccessSection(NamedTuple):
     mode: Annotated[Literal["off", "on"], "Whether each request has to bring a key or a token"] = "off"
     open: Annotated[bool, "Whether a server with mode = off may listen to other machines"] = False
     keys: Annotated[str, "File of the API keys, from the root; empty is access/keys.json in the workspace"] = ""
+    audit: Annotated[str, "File of what happens in a server; empty is audit/serving.jsonl in the workspace"] = ""
     rate: Annotated[str, "How often a caller may ask that has no rate of its own: 100/s, 600/m; empty is no limit"] = ""
     failures: Annotated[int, "Refused keys and tokens an address may send in a minute; 0 is no limit", AtLeast(0)] = 60
     issuer: Annotated[str, "Address of the OIDC issuer whose tokens are accepted, https://...; empty is none"] = ""

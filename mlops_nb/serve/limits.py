@@ -70,9 +70,10 @@ class Bucket:
         self.tokens = tokens - 1.0
         return 0.0
 
-    def left(self, now: float) -> float:
-        "Tokens that are there now"
-        return min(self.capacity, self.tokens + (now - self.at) * self.per_second)
+    def wait(self, now: float) -> float:
+        "The seconds until there is a token, without using it"
+        tokens = self.tokens + (now - self.at) * self.per_second
+        return max(0.0, (1.0 - tokens) / self.per_second)
 
 # %% ../../nbs/70_serve/24_limits.ipynb #3acd2ea0
 def too_many(
