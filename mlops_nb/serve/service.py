@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ONE_THREAD', 'logger', 'NOTE', 'CHOICE', 'keep_quiet', 'StartError', 'find_release', 'environment_of', 'is_worker',
-           'end_server', 'own_metrics_folder', 'Predictions', 'loaded', 'PredictionService', 'describe', 'TrainedImage',
-           'check_contents', 'image_of', 'make_service']
+           'end_server', 'own_metrics_folder', 'Predictions', 'loaded', 'PredictionService', 'command_host', 'describe',
+           'TrainedImage', 'check_contents', 'image_of', 'make_service']
 
 # %% ../../nbs/70_serve/08_service.ipynb #29e2e963
 import atexit
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import bentoml
+import click
 from _bentoml_sdk import Service as BentoService
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.context import server_context
@@ -32,8 +33,10 @@ from ..core.settings import Settings, find_project, load_settings
 from ..registry.bento_store import bento_name
 from ..registry.releases import Release, choose_model, read_release, released_models
 from ..registry.verify import NotVerified, verify_arm
+from .access import access_of
 from .app import App, Application
 from .decisions import DecisionLog
+from .hardening import check_reach, default_host, socket_host, tls_options
 from .meter import SHARED
 from .openapi import openapi
 from .predictor import ReleasedModel, as_sent, load_model, typical_record
@@ -154,8 +157,11 @@ class PredictionService(BentoService[Predictions]):
 
     def to_asgi(self, *args: Any, **kwargs: Any) -> Any:
         "The ASGI application of one worker"
-        serving = self.inner.settings.serving
+        settings = self.inner.settings
+        serving = settings.serving
         try:
+            check_reach(socket_host(sys.argv) if is_worker() else "", settings.access)
+            access = access_of(settings)
             released = loaded(self.inner)
         except MlopsError as error:
             if is_worker():
@@ -163,13 +169,33 @@ class PredictionService(BentoService[Predictions]):
             raise StartError(str(error)) from error
         logger.info("%r is ready", released)
         behind = cast(Application, super().to_asgi(*args, **kwargs))
-        log = DecisionLog(self.inner.settings.workspace.path / "decisions", serving.decisions)
-        return App(behind, Slots(only(released)), serving.max_body, serving.threads, log)
+        log = DecisionLog(settings.workspace.path / "decisions", serving.decisions)
+        return App(behind, Slots(only(released)), serving.max_body, serving.threads, log, access)
+
+    def inject_config(self) -> None:
+        "Tell BentoML where to listen and how, unless its own options say so; and refuse to be reached by everybody"
+        settings, kept = self.inner.settings, self.config
+        try:
+            self.config = cast(Any, {**kept, "http": {"host": default_host()}, "ssl": tls_options(settings)})
+            super().inject_config()
+            check_reach(command_host(), settings.access)
+        except MlopsError as error:
+            raise StartError(str(error)) from None
+        finally:
+            self.config = kept  # what a Bento is told of this service names no file of this machine
 
     @property
     def openapi_spec(self) -> Any:
         "The OpenAPI document, with the model's own fields"
         return describe(self.inner.release)
+
+
+def command_host() -> str:
+    "The address that a command of BentoML is about to listen at; empty for a command that does not listen"
+    context = click.get_current_context(silent=True)
+    if context is None or "host" not in context.params:
+        return ""
+    return str(context.params["host"] or BentoMLContainer.http.host.get())
 
 
 def describe(release: Release) -> dict[str, Any]:
