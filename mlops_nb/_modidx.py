@@ -6536,6 +6536,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'mlops_nb/serve/events.py'),
                                        'mlops_nb.serve.events.BoundedEvents.__init__': ( '70_serve/events.html#boundedevents.__init__',
                                                                                          'mlops_nb/serve/events.py'),
+                                       'mlops_nb.serve.events.BoundedEvents._may_write': ( '70_serve/events.html#boundedevents._may_write',
+                                                                                           'mlops_nb/serve/events.py'),
                                        'mlops_nb.serve.events.BoundedEvents._write': ( '70_serve/events.html#boundedevents._write',
                                                                                        'mlops_nb/serve/events.py'),
                                        'mlops_nb.serve.events.BoundedEvents.add': ( '70_serve/events.html#boundedevents.add',

@@ -121,7 +121,8 @@ class Access:
         try:
             return self._remember(credential, await self._check(credential))
         except Unavailable as error:
-            self._refuse(503, "Tokens cannot be checked now.", f"issuer: {error}"[:200], client, scope, request)
+            logger.debug("a token cannot be checked: %s", error)
+            self._refuse(503, "Tokens cannot be checked now.", "the issuer cannot be reached", client, scope, request)
         except Rejected as error:
             if attempts:
                 attempts.take(clock)
