@@ -8,6 +8,7 @@ __all__ = ['PIPELINE', 'RANGE', 'RUN', 'AUTOML', 'PLAN', 'SEARCH', 'LINT', 'PAPE
            'COMMANDS', 'HEADLINE', 'START']
 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #c17d8fa7
+from .catalogue_access import ACCESS
 from .catalogue_files import FILES
 from mlops_nb.commands.catalogue_look import (
     CARD,
@@ -434,7 +435,7 @@ COMMANDS = {
         *(RUNS, LEADERBOARD, SHOW, DIFF, LINEAGE, REPORT, LOGS, OPEN, MODELS, CARD),
         *(PROMOTE, ROLLBACK, APPROVE, REJECT, WAIVE, TAG_MODEL, NOTE_MODEL),
         *(SYNC, TAG, NOTE, STAR, EXPORT, DELETE),
-        *FILES,
+        *(*FILES, *ACCESS),
         *(SIGN, VERIFY, KEYS, KEYS_LIST, KEYS_NEW, KEYS_TRUST, KEYS_REVOKE, KEYS_ROTATE),
         *RELEASES,
         *(PACKAGE, PREDICT),
