@@ -122,6 +122,18 @@ class Serving(NamedTuple):
         "What is stored of a decision whose reasons were asked for: the inputs' hash, the inputs, or nothing at all",
     ] = "hash"
     identity: Annotated[str, "Where the secret key of an encrypted model is: file:PATH, env:NAME, keyring:NAME"] = ""
+    log: Annotated[bool, "Whether every prediction is stored, with its inputs, in the workspace's predictions"] = True
+    log_sample: Annotated[float, "Share of the requests that are stored, chosen by request id", AtLeast(0)] = 1.0
+    log_days: Annotated[int, "Days that stored predictions and their labels are kept; 0 is for ever", AtLeast(0)] = 90
+    log_sync: Annotated[
+        Literal["off", "second", "always"],
+        "When stored predictions are flushed to the disk: never by us, each second, before each answer; kill -9 loses none",
+    ] = "second"
+    log_required: Annotated[bool, "Whether an answer that cannot be stored is refused with 503"] = False
+    personal: Annotated[str, "Features whose values are not stored with predictions, with commas between"] = ""
+    feedback_days: Annotated[
+        int, "Days within which a prediction takes labels; 0 is as long as it is kept", AtLeast(0)
+    ] = 0
 
 # %% ../../nbs/00_core/04_settings.ipynb #76a402bf
 SECTIONS: dict[str, Any] = {
