@@ -20,8 +20,6 @@ from zlib import crc32
 
 import msgspec
 
-from ..core.files import make_folder
-
 # %% ../../nbs/70_serve/30_segments.ipynb #c6508dea
 class Definition(msgspec.Struct, array_like=True, tag=0):
     "A version of a model, as the records that follow refer to it"
@@ -106,7 +104,8 @@ class Segment:
         self.mark, self.opened, self.size, self.dirty = os.urandom(8), time.monotonic(), 0, True
         self.known: dict[tuple[str, int], int] = {}  # model and version -> number of its definition
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}-{os.urandom(4).hex()}"
-        self.path = make_folder(folder) / f"{name}{SUFFIX}"
+        self.path = folder / f"{name}{SUFFIX}"
+        folder.mkdir(parents=True, exist_ok=True)
         fresh = folder / f".{name}.new"
         self.descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         try:
@@ -129,7 +128,7 @@ class Segment:
     def _write(self, content: bytes) -> None:
         written = os.write(self.descriptor, content)
         if written != len(content):
-            os.ftruncate(self.descriptor, self.size)
+            os.ftruncate(self.descriptor, os.fstat(self.descriptor).st_size - written)
             raise OSError(errno.ENOSPC, f"{written} of {len(content)} bytes were written")
         self.size += written
         self.dirty = True
