@@ -52,10 +52,9 @@ def part_path(
 
 def definitions_of(
     segment: Path,
-) -> tuple[dict[int, Definition], SegmentReader]:
-    "The versions that a segment speaks of, by number; and a reader that has counted what is damaged"
-    reader = SegmentReader(segment)
-    return {message.number: message for message in reader if isinstance(message, Definition)}, reader
+) -> dict[int, Definition]:
+    "The versions that a segment speaks of, by number"
+    return {message.number: message for message in SegmentReader(segment) if isinstance(message, Definition)}
 
 # %% ../../nbs/70_serve/33_compaction.ipynb #bbe9dc50
 GROUP = 8192  # rows of a group in a Parquet file
@@ -75,7 +74,7 @@ class _Parts:
 
     def __init__(self, folder: Path, segment: Path):
         self.folder, self.segment = folder, segment.stem
-        self.definitions, self.reader = definitions_of(segment)
+        self.definitions, self.reader = definitions_of(segment), SegmentReader(segment)
         self.columns: dict[tuple[str, str], Columns] = {}
         self.writers: dict[tuple[str, str], Any] = {}
         self.entries: dict[tuple[str, str], list[Entry]] = defaultdict(list)

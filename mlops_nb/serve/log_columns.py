@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
 # %% ../../nbs/70_serve/32_log_columns.ipynb #42c134b4
 OWN = ("request_id", "row", "time", "version", "generation", "arm", "prediction", "reasons", "latency_ms", "caller")
-OTHERS = ("model", "day", "label", "labelled_at", "label_time")  # that the path holds, and that labels bring
+OTHERS = (
+    "model",
+    "day",
+    "label",
+    "labelled_at",
+    "label_time",
+    "labelled_by",
+    "predicted_at",
+)  # that the path holds, and that labels bring
 PROBABILITY, FEATURE = "probability_", "feature_"
 
 

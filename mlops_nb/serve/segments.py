@@ -157,19 +157,24 @@ class SegmentReader:
         decoder: Any = decode,  # of a record's content
     ):
         self.path, self.decoder, self.damaged = path, decoder, 0
-        with path.open("rb") as file:
+        self.file, self.content = path.open("rb"), b""  # what is open can be read, also after it was deleted
+        self.start = self.end = max(start, HEADER.size)  # `end` is behind the last whole record that was read
+
+    def _load(self) -> None:
+        "Read what the file holds, unless it is no segment"
+        with self.file as file:
             head = file.read(HEADER.size)
-            self.start = max(start, HEADER.size)
-            file.seek(self.start)
-            self.content = file.read()
-        name, number, self.mark = HEADER.unpack(head) if len(head) == HEADER.size else (b"", 0, b"")
-        if (name, number) != (NAME, FORMAT):
-            self.damaged, self.content = len(head) + len(self.content), b""
-        self.end = self.start  # behind the last whole record that was read
+            name, number, self.mark = HEADER.unpack(head) if len(head) == HEADER.size else (b"", 0, b"")
+            if (name, number) == (NAME, FORMAT):
+                file.seek(self.start)
+                self.content = file.read()
+            else:
+                self.damaged = os.fstat(file.fileno()).st_size
 
     def __iter__(self) -> Iterator[Any]:
+        self._load()
         at = 0
-        while (found := self.content.find(self.mark, at)) >= 0 and self.content:
+        while self.content and (found := self.content.find(self.mark, at)) >= 0:
             if (message := self._message(found)) is None:
                 at = found + 1
                 continue
