@@ -21,7 +21,7 @@ from .compaction import day_of, part_path
 from .log_columns import PROBABILITY, Columns, label_table
 from .prediction_log import FOLDER
 from .replay import Sources, moment_from, segment_messages
-from .segments import Answered, Definition, Label, Labels
+from .segments import Definition, Label, Labels
 
 # %% ../../nbs/70_serve/36_predictions.ipynb #28cb2546
 class PredictionTable(pd.DataFrame):
