@@ -35,6 +35,7 @@ from ..registry.verify import NotVerified, verify_arm
 from .app import App, Application
 from .decisions import DecisionLog
 from .following import Ballot, Follower
+from .housekeeping import Keeping
 from .meter import SHARED
 from .openapi import openapi
 from .predictor import as_sent, typical_record
@@ -169,6 +170,7 @@ class PredictionService(BentoService[Predictions]):
         serving = self.inner.settings.serving
         try:
             follower = followed(self.inner)
+            kept = Keeping(self.inner.settings, follower.slots)
         except MlopsError as error:
             if is_worker():
                 end_server(error)
@@ -177,8 +179,11 @@ class PredictionService(BentoService[Predictions]):
             logger.info("%r is ready", table)
         follower.follow()
         behind = cast(Application, super().to_asgi(*args, **kwargs))
-        log = DecisionLog(self.inner.settings.workspace.path / "decisions", serving.decisions)
-        return App(behind, follower.slots, serving.max_body, serving.threads, log)
+        decisions = DecisionLog(self.inner.settings.workspace.path / "decisions", serving.decisions)
+        logs: dict[str, Any] = {"decisions": decisions, "log": kept.log, "routes": kept.routes}
+        app = App(behind, follower.slots, serving.max_body, serving.threads, **logs)
+        kept.begin(app.meter.registry)
+        return app
 
     @property
     def openapi_spec(self) -> Any:
