@@ -8,9 +8,8 @@ __all__ = ['PIPELINE', 'RANGE', 'RUN', 'AUTOML', 'PLAN', 'SEARCH', 'LINT', 'PAPE
            'COMMANDS', 'HEADLINE', 'START']
 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #c17d8fa7
-from .catalogue_log import PREDICTIONS
-
 from .catalogue_files import FILES
+from .catalogue_log import PREDICTIONS
 from mlops_nb.commands.catalogue_look import (
     CARD,
     DELETE,

@@ -47,7 +47,8 @@ class PredictionTable(pd.DataFrame):
         return f"{len(self):,} {noun}{share}, {first} to {last} UTC"
 
     def __repr__(self) -> str:
-        return f"{self.caption}\n{super().__repr__()}" if len(self) else self.caption
+        with pd.option_context("display.width", 160, "display.max_columns", 14, "display.max_rows", 12):
+            return f"{self.caption}\n{super().__repr__()}" if len(self) else self.caption
 
     def _repr_html_(self) -> str:
         return f"<div><b>{self.caption}</b></div>{super()._repr_html_() if len(self) else ''}"
