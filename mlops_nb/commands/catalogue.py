@@ -10,6 +10,7 @@ __all__ = ['PIPELINE', 'RANGE', 'RUN', 'AUTOML', 'PLAN', 'SEARCH', 'LINT', 'PAPE
 # %% ../../nbs/95_cli/02_catalogue.ipynb #c17d8fa7
 from .catalogue_access import ACCESS
 from .catalogue_files import FILES
+from .catalogue_log import PREDICTIONS
 from mlops_nb.commands.catalogue_look import (
     CARD,
     DELETE,
@@ -438,7 +439,7 @@ COMMANDS = {
         *(*FILES, *ACCESS),
         *(SIGN, VERIFY, KEYS, KEYS_LIST, KEYS_NEW, KEYS_TRUST, KEYS_REVOKE, KEYS_ROTATE),
         *RELEASES,
-        *(PACKAGE, PREDICT),
+        *(PACKAGE, PREDICT, PREDICTIONS),
         *(NEW, CONFIG, DOCTOR, GC, FSCK, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
     )
 }

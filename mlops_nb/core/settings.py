@@ -126,6 +126,18 @@ class Serving(NamedTuple):
         str, "File of the certificate, with those that signed it, in PEM; with it the service speaks HTTPS alone"
     ] = ""
     tls_key: Annotated[str, "File of the certificate's private key in PEM; empty is the certificate's file"] = ""
+    log: Annotated[bool, "Whether every prediction is stored, with its inputs, in the workspace's predictions"] = True
+    log_sample: Annotated[float, "Share of the requests that are stored, chosen by request id", AtLeast(0)] = 1.0
+    log_days: Annotated[int, "Days that stored predictions and their labels are kept; 0 is for ever", AtLeast(0)] = 90
+    log_sync: Annotated[
+        Literal["off", "second", "always"],
+        "When stored predictions are flushed to the disk: never by us, each second, before each answer; kill -9 loses none",
+    ] = "second"
+    log_required: Annotated[bool, "Whether an answer that cannot be stored is refused with 503"] = False
+    personal: Annotated[str, "Features whose values are not stored with predictions, with commas between"] = ""
+    feedback_days: Annotated[
+        int, "Days within which a prediction takes labels; 0 is as long as it is kept", AtLeast(0)
+    ] = 0
 
 
 Algorithm = Literal["RS256", "ES256", "EdDSA"]

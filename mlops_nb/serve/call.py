@@ -7,7 +7,6 @@ __all__ = ['Scope', 'Receive', 'Send', 'Application', 'DRAINED', 'REQUEST_ID', '
            'check_media', 'request_id', 'Answer', 'as_json', 'as_problem', 'send_answer', 'Caller', 'Call', 'Route']
 
 # %% ../../nbs/70_serve/02_call.ipynb #9699a8fa
-import os
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import msgspec
 
 from .hardening import security_headers
 from .problem import PROBLEM_JSON, Problem
+from .request_ids import fresh_id
 
 # %% ../../nbs/70_serve/02_call.ipynb #0790e27a
 Scope = dict[str, Any]
@@ -81,7 +81,7 @@ def request_id(
 ) -> str:
     "The client's own name for the request if it has a sane one, else a fresh one"
     given = headers.get(b"x-request-id", b"")
-    return given.decode() if REQUEST_ID.fullmatch(given) else os.urandom(12).hex()
+    return given.decode() if REQUEST_ID.fullmatch(given) else fresh_id()
 
 # %% ../../nbs/70_serve/02_call.ipynb #c19301a6
 JSON = b"application/json"

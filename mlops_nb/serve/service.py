@@ -40,6 +40,7 @@ from .decisions import DecisionLog
 from .events import ServingEvents, events_path
 from .following import Ballot, Follower
 from .hardening import check_reach, default_host, socket_host, tls_options
+from .housekeeping import Keeping
 from .meter import SHARED
 from .openapi import openapi
 from .predictor import as_sent, typical_record
@@ -178,6 +179,7 @@ class PredictionService(BentoService[Predictions]):
             check_reach(socket_host(sys.argv) if is_worker() else "", settings.access)
             access = access_of(settings)
             follower = followed(self.inner)
+            kept = Keeping(self.inner.settings, follower.slots)
         except MlopsError as error:
             if is_worker():
                 end_server(error)
@@ -186,8 +188,11 @@ class PredictionService(BentoService[Predictions]):
             logger.info("%r is ready", table)
         follower.follow()
         behind = cast(Application, super().to_asgi(*args, **kwargs))
-        log = DecisionLog(settings.workspace.path / "decisions", serving.decisions)
-        return App(behind, follower.slots, serving.max_body, serving.threads, log, access)
+        decisions = DecisionLog(settings.workspace.path / "decisions", serving.decisions)
+        parts: dict[str, Any] = {"decisions": decisions, "access": access, "log": kept.log, "routes": kept.routes}
+        app = App(behind, follower.slots, serving.max_body, serving.threads, **parts)
+        kept.begin(app.meter.registry)
+        return app
 
     def inject_config(self) -> None:
         "Tell BentoML where to listen and how, unless its own options say so; and refuse to be reached by everybody"
