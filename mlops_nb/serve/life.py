@@ -6,7 +6,7 @@
 __all__ = ['logger', 'BEAT', 'STARTING', 'TICK', 'PDEATHSIG', 'CRASHES', 'WITHIN', 'LOOK', 'announce', 'memory', 'die_with',
            'Life', 'Overseer', 'replace_workers']
 
-# %% ../../nbs/70_serve/42_life.ipynb #6650a355
+# %% ../../nbs/70_serve/42_life.ipynb #39771030
 import asyncio
 import ctypes
 import logging
@@ -22,11 +22,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .admission import Admission
+from .intake import Intake
 from .meter import CPU, DEATHS, LAG, MEMORY
 from .numbers import Numbers, is_alive
 
-# %% ../../nbs/70_serve/42_life.ipynb #c752a472
+# %% ../../nbs/70_serve/42_life.ipynb #fddfd4bd
 logger = logging.getLogger("bentoml.mlops_nb")
 BEAT, STARTING = ".beat", ".starting"
 TICK = 0.25  # seconds between two beats
@@ -48,7 +48,7 @@ def memory() -> int:
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
-# %% ../../nbs/70_serve/42_life.ipynb #57c6f44a
+# %% ../../nbs/70_serve/42_life.ipynb #8bd5ce59
 PDEATHSIG = 1  # prctl: the signal that a process gets when its parent ends
 
 
@@ -71,21 +71,21 @@ def die_with(
     thread.start()
     return thread
 
-# %% ../../nbs/70_serve/42_life.ipynb #94483eed
+# %% ../../nbs/70_serve/42_life.ipynb #c872317d
 class Life:
     "The life of one worker, from its first beat to its last answer"
 
     def __init__(
         self,
-        admission: Admission,
+        intake: Intake,
         folder: Path | None = None,  # that the workers of a server share
         drain: float = 1.0,  # seconds for which it answers after it was told to end
         hung: float = 60.0,  # seconds after which a prediction counts as lost
         worker: int = 1,  # its number
     ):
-        self.admission, self.folder, self.drain, self.hung = admission, folder, drain, hung
-        self.meter, self.worker, self.parent = admission.meter, str(worker), os.getppid()
-        self.draining, self.sweeps = False, [admission.sweep]
+        self.intake, self.folder, self.drain, self.hung = intake, folder, drain, hung
+        self.meter, self.worker, self.parent = intake.meter, str(worker), os.getppid()
+        self.draining, self.sweeps = False, [intake.sweep]
         self._beating: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -101,7 +101,7 @@ class Life:
     @property
     def patience(self) -> float:
         "Seconds after which a worker that was told to end has answered all it has taken in"
-        return self.drain + self.admission.body_seconds + self.admission.seconds + 5
+        return self.drain + self.intake.body_seconds + self.intake.seconds + 5
 
     def _told_to_end(self, loop: asyncio.AbstractEventLoop, end: Callable[..., Any]) -> None:
         if not self.draining:
@@ -125,7 +125,7 @@ class Life:
         numbers.set(LAG, value=max(0.0, late))
         numbers.set(MEMORY, self.worker, value=memory())
         numbers.set(CPU, self.worker, value=time.process_time())
-        if self.folder and self.admission.longest() < self.hung:
+        if self.folder and self.intake.longest() < self.hung:
             with suppress(OSError):  # the folder is gone when the server ends
                 (self.folder / f"{os.getpid()}{BEAT}").touch()
                 (self.folder / f"{os.getpid()}{STARTING}").unlink(missing_ok=True)
@@ -134,7 +134,7 @@ class Life:
         "Beat no more; the last worker of a server that was killed cleans up behind it"
         if self._beating:
             self._beating.cancel()
-        self.admission.close()
+        self.intake.close()
         if self.folder is None:
             return
         for state in (BEAT, STARTING):
@@ -142,7 +142,7 @@ class Life:
         if os.getppid() != self.parent and not any(self.folder.glob(f"*{BEAT}")):
             shutil.rmtree(self.folder, ignore_errors=True)
 
-# %% ../../nbs/70_serve/42_life.ipynb #68746014
+# %% ../../nbs/70_serve/42_life.ipynb #b5d8ae78
 CRASHES, WITHIN = 5, 60.0  # so many ends of workers in so many seconds end the server
 
 
@@ -195,7 +195,7 @@ class Overseer:
         if len(self.deaths) == CRASHES and self.deaths[-1] - self.deaths[0] < WITHIN:
             self.give_up(f"{CRASHES} workers have ended within {WITHIN:.0f} seconds; the log says why.")
 
-# %% ../../nbs/70_serve/42_life.ipynb #bf741c57
+# %% ../../nbs/70_serve/42_life.ipynb #cd502b59
 LOOK = 1.0  # seconds between two looks of BentoML's manager; its own is 10
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PLACES', 'NUMBERS', 'KEYS', 'Family', 'Series', 'Numbers', 'is_alive', 'gather', 'exposition']
 
-# %% ../../nbs/70_serve/40_numbers.ipynb #75065c71
+# %% ../../nbs/70_serve/40_numbers.ipynb #497871e8
 import json
 import mmap
 import os
@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-# %% ../../nbs/70_serve/40_numbers.ipynb #db5cae34
+# %% ../../nbs/70_serve/40_numbers.ipynb #b99dd7dd
 class Family(NamedTuple):
     "What is true of all series of one metric"
 
@@ -39,7 +39,7 @@ class Series(NamedTuple):
     name: str
     labels: tuple[str, ...]
 
-# %% ../../nbs/70_serve/40_numbers.ipynb #8b78ff43
+# %% ../../nbs/70_serve/40_numbers.ipynb #27fea41a
 PLACES = 8192  # numbers of one worker, 64 kB
 NUMBERS, KEYS = ".numbers", ".series"
 
@@ -111,7 +111,7 @@ class Numbers:
             if 0 < start < self.capacity - 16:
                 yield key, start, self.values
 
-# %% ../../nbs/70_serve/40_numbers.ipynb #87645b3d
+# %% ../../nbs/70_serve/40_numbers.ipynb #05d31833
 def is_alive(pid: int) -> bool:
     "Whether a process runs; one that is dead and not yet buried does not"
     try:
@@ -166,7 +166,7 @@ def _merge(found: dict[Series, list[float]], family: Family, key: Series, values
     else:
         found[key] = [a + b for a, b in zip(before, values, strict=True)]
 
-# %% ../../nbs/70_serve/40_numbers.ipynb #7755b9a7
+# %% ../../nbs/70_serve/40_numbers.ipynb #0d52011f
 def exposition(
     families: tuple[Family, ...],
     counted: dict[Series, list[float]],

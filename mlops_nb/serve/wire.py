@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST_CONNECTIONS', 'NOISE', 'raw_answer', 'connections_allowed', 'Wire', 'protocol', 'own_server']
 
-# %% ../../nbs/70_serve/43_wire.ipynb #3878c53a
+# %% ../../nbs/70_serve/43_wire.ipynb #ea5436eb
 import asyncio
 import logging
 import os
@@ -16,10 +16,10 @@ from typing import Any
 
 import msgspec
 
-from .admission import Admission
+from .intake import Intake
 from .problem import PROBLEM_JSON, TITLES, Problem
 
-# %% ../../nbs/70_serve/43_wire.ipynb #3defba86
+# %% ../../nbs/70_serve/43_wire.ipynb #ea43050d
 MOST_CONNECTIONS = 4096
 NOISE = ("Invalid HTTP request received.", "Unsupported upgrade request.", "No supported WebSocket library detected.")
 
@@ -49,17 +49,17 @@ def connections_allowed() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return min(MOST_CONNECTIONS, max(64, soft - 256)) if soft > 0 else MOST_CONNECTIONS
 
-# %% ../../nbs/70_serve/43_wire.ipynb #ab66aeb6
+# %% ../../nbs/70_serve/43_wire.ipynb #ea61c41f
 class Wire:
     "Limits for the connections of one worker"
 
     def __init__(
         self,
-        admission: Admission,
+        intake: Intake,
         seconds: float = 10.0,  # for a head to arrive, and for an answer to be read on
         head: int = 65_536,  # bytes of a request's head
     ):
-        self.admission, self.seconds, self.head = admission, seconds, head
+        self.intake, self.seconds, self.head = intake, seconds, head
         self.connections = connections_allowed()
         self.is_ending: Callable[[], bool] = lambda: False
         self._server: Any = None
@@ -85,7 +85,7 @@ class Wire:
         problem: Problem,
     ) -> None:
         "Answer a connection with a problem, and close it"
-        self.admission.meter.shed(reason)
+        self.intake.meter.shed(reason)
         transport.write(raw_answer(problem))
         transport.close()
 
@@ -107,7 +107,7 @@ class Wire:
         if owed[0] == "head":
             detail = f"The head of the request did not arrive within {self.seconds:g} seconds. Send it at once."
             return self.refuse(connection.transport, "head", Problem(408, detail))
-        self.admission.meter.shed("unread")
+        self.intake.meter.shed("unread")
         connection.transport.abort()
 
 
@@ -120,13 +120,13 @@ def _owed(connection: Any) -> tuple[str, int] | None:
         return "head", id(cycle)
     return None
 
-# %% ../../nbs/70_serve/43_wire.ipynb #9b4e763f
+# %% ../../nbs/70_serve/43_wire.ipynb #29efdd88
 def protocol(
     base: Any,  # uvicorn's class for HTTP connections
     wire: Wire,
 ) -> type:
     "The same protocol, held to limits"
-    admission, connections = wire.admission, wire.connections
+    intake, connections = wire.intake, wire.connections
     too_long = f"The head of the request is longer than {wire.head} bytes. Send fewer or shorter headers."
 
     class Protocol(base):  # type: ignore[misc]
@@ -139,7 +139,7 @@ def protocol(
             self.ws_protocol_class, app = None, self.app
 
             def begun(scope: Any, receive: Any, send: Any) -> Any:
-                admission.unbegun -= 1
+                intake.unbegun -= 1
                 return app(scope, receive, send)
 
             self.app = begun
@@ -158,7 +158,7 @@ def protocol(
             super().on_headers_complete()
 
         def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-            admission.unbegun += 1
+            intake.unbegun += 1
             if wire.is_ending():
                 cycle.keep_alive = False
             super()._start_asgi_task(cycle, app)
