@@ -105,7 +105,9 @@ class Intake:
         return await self.within(read(), self.body_seconds, "body", self._slow_body)
 
     def _slow_body(self) -> Problem:
-        detail = f"The body did not arrive within {self.body_seconds:g} seconds. Send it faster, or in smaller requests."
+        detail = (
+            f"The body did not arrive within {self.body_seconds:g} seconds. Send it faster, or in smaller requests."
+        )
         return Problem(408, detail, headers=((b"connection", b"close"),))
 
     async def run(
@@ -125,10 +127,14 @@ class Intake:
             place.late = place.working  # true when the thread has not ended
 
     def _slow_prediction(self) -> Problem:
-        detail = f"The prediction took longer than {self.seconds:g} seconds. Send fewer records, or raise [serving] timeout."
+        detail = (
+            f"The prediction took longer than {self.seconds:g} seconds. Send fewer records, or raise [serving] timeout."
+        )
         return Problem(504, detail)
 
-    def _work(self, loop: asyncio.AbstractEventLoop, place: Place, function: Callable[..., Any], arguments: Any) -> None:
+    def _work(
+        self, loop: asyncio.AbstractEventLoop, place: Place, function: Callable[..., Any], arguments: Any
+    ) -> None:
         place.began = time.perf_counter()
         result, error = None, None
         if not place.late:  # while it waited nobody gave up on it

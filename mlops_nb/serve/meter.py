@@ -59,9 +59,7 @@ SEEN = Family(
 WORKERS = Family("mlops_nb_workers", "gauge", "Workers that live")
 EXPECTED = Family("mlops_nb_workers_expected", "gauge", "Workers that there should be", merge="max")
 DEATHS = Family("mlops_nb_worker_deaths", "counter", "Workers that ended unasked", ("reason",))
-STARTED = Family(
-    "mlops_nb_worker_start_time_seconds", "gauge", "Since when a worker runs", ("worker",), merge="max"
-)
+STARTED = Family("mlops_nb_worker_start_time_seconds", "gauge", "Since when a worker runs", ("worker",), merge="max")
 MEMORY = Family("mlops_nb_worker_memory_bytes", "gauge", "What a worker holds in memory", ("worker",))
 CPU = Family("mlops_nb_worker_cpu_seconds", "counter", "Processor time that a worker took", ("worker",))
 LAG = Family("mlops_nb_loop_lag_seconds", "gauge", "How late a worker's event loop was", merge="max")
@@ -201,5 +199,7 @@ class Meter:
     def text(self) -> bytes:
         "All numbers of all workers, as Prometheus reads them"
         counted = gather(FAMILIES, self.numbers)
-        shown = {key: values for key, values in counted.items() if key.name not in (INFO.name, WEIGHT.name) or values[0]}
+        shown = {
+            key: values for key, values in counted.items() if key.name not in (INFO.name, WEIGHT.name) or values[0]
+        }
         return exposition(FAMILIES, shown)

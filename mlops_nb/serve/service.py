@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ONE_THREAD', 'logger', 'NOTE', 'CHOICE', 'keep_quiet', 'StartError', 'find_release', 'environment_of', 'is_worker',
-           'end_server', 'own_metrics_folder', 'Predictions', 'loaded', 'PredictionService', 'describe', 'TrainedImage',
-           'check_contents', 'image_of', 'make_service']
+           'end_server', 'give_up', 'own_metrics_folder', 'Predictions', 'loaded', 'PredictionService', 'describe',
+           'TrainedImage', 'check_contents', 'image_of', 'make_service']
 
 # %% ../../nbs/70_serve/08_service.ipynb #29e2e963
 import atexit
@@ -34,10 +34,12 @@ from ..registry.releases import Release, choose_model, read_release, released_mo
 from ..registry.verify import NotVerified, verify_arm
 from .app import App, Application
 from .decisions import DecisionLog
+from .life import announce, depart
 from .meter import SHARED
 from .openapi import openapi
 from .predictor import ReleasedModel, as_sent, load_model, typical_record
 from .slots import Slots, only
+from .worker import ServingWorker, look_after
 
 # %% ../../nbs/70_serve/08_service.ipynb #e1224144
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -95,16 +97,27 @@ def end_server(error: MlopsError) -> None:
         logger.error("%s", error)
     except FileExistsError:  # another worker has said it
         logger.debug("%s", error)
+    depart(note.parent)
     os.kill(os.getppid(), signal.SIGTERM)
     sys.exit(1)
 
 
+def give_up(
+    reason: str,  # why the server ends
+) -> None:
+    "End this server, whose workers end again and again"
+    (own_metrics_folder() / NOTE).write_text(reason, encoding="utf-8")
+    logger.error("The server ends: %s", reason)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 @cache
-def own_metrics_folder() -> None:
+def own_metrics_folder() -> Path:
     "Give this server a folder of its own for its workers' metrics, and clean up behind it"
     folder = Path(tempfile.gettempdir()) / f"mlops-nb-serve-{os.urandom(8).hex()}"  # BentoML makes it
     BentoMLContainer.prometheus_multiproc_dir.set(str(folder))
     atexit.register(_leave, folder, os.getpid())
+    return folder
 
 
 def _leave(folder: Path, owner: int) -> None:
@@ -164,7 +177,16 @@ class PredictionService(BentoService[Predictions]):
         logger.info("%r is ready", released)
         behind = cast(Application, super().to_asgi(*args, **kwargs))
         log = DecisionLog(self.inner.settings.workspace.path / "decisions", serving.decisions)
-        return App(behind, Slots(only(released)), serving.max_body, serving.threads, log)
+        worker = ServingWorker(serving, self.name, server_context.worker_index or 1, str(released.version))
+        return App(
+            behind,
+            Slots(only(released)),
+            serving.max_body,
+            worker.intake,
+            decisions=log,
+            watchers=worker.watchers,
+            worker=worker,
+        )
 
     @property
     def openapi_spec(self) -> Any:
@@ -241,8 +263,10 @@ def make_service() -> PredictionService:
     "The service of the project around the current folder; a `StartError` says what is missing"
     keep_quiet()
     settings, release = find_release()
-    if not is_worker():
-        own_metrics_folder()
+    if is_worker():
+        announce(Path(os.environ[SHARED]))
+    else:
+        look_after(settings.serving, own_metrics_folder(), give_up)
     arm = release.document.arms[0]
     inner = type(
         "Predictions", (Predictions,), {"settings": settings, "release": release, "__doc__": Predictions.__doc__}
