@@ -34,12 +34,12 @@ from ..registry.releases import Release, choose_model, read_release, released_mo
 from ..registry.verify import NotVerified, verify_arm
 from .app import App, Application
 from .decisions import DecisionLog
-from .life import announce, depart
+from .life import REFUSED, die_with
 from .meter import SHARED
 from .openapi import openapi
 from .predictor import ReleasedModel, as_sent, load_model, typical_record
 from .slots import Slots, only
-from .worker import ServingWorker, look_after
+from .worker import ServingWorker, look_after, patience_of
 
 # %% ../../nbs/70_serve/08_service.ipynb #e1224144
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -97,9 +97,8 @@ def end_server(error: MlopsError) -> None:
         logger.error("%s", error)
     except FileExistsError:  # another worker has said it
         logger.debug("%s", error)
-    depart(note.parent)
     os.kill(os.getppid(), signal.SIGTERM)
-    sys.exit(1)
+    sys.exit(REFUSED)
 
 
 def give_up(
@@ -264,7 +263,7 @@ def make_service() -> PredictionService:
     keep_quiet()
     settings, release = find_release()
     if is_worker():
-        announce(Path(os.environ[SHARED]))
+        die_with(os.getppid(), patience_of(settings.serving))
     else:
         look_after(settings.serving, own_metrics_folder(), give_up)
     arm = release.document.arms[0]
