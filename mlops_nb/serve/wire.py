@@ -10,8 +10,10 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -77,6 +79,17 @@ class Wire:
         server.config.http_protocol_class, self._server = protocol(base, self), server
         logging.getLogger("uvicorn.error").addFilter(lambda record: not str(record.msg).startswith(NOISE))
         return True
+
+    def stop_listening(
+        self,
+        everywhere: bool,  # also the other processes that listen to the same socket
+    ) -> None:
+        "Take no more connections; those that there are go on"
+        for server in self._server.servers if self._server else ():
+            for listener in server.sockets if everywhere else ():
+                with suppress(OSError), socket.socket(fileno=os.dup(listener.fileno())) as shared:
+                    shared.shutdown(socket.SHUT_RD)  # further clients are refused, not left waiting
+            server.close()
 
     def refuse(
         self,

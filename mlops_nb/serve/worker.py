@@ -36,6 +36,7 @@ class ServingWorker:
         self.life = Life(self.intake, Path(folder) if folder else None, serving.drain, serving.hung, number)
         self.wire = Wire(self.intake, serving.body_timeout)
         self.life.sweeps.append(self.wire.sweep)
+        self.life.stop_listening = self.wire.stop_listening
         write_as(serving.log_format, service, version)
         self.traces = Traces(collector(serving.traces), service) if serving.traces else None
         self.watchers: tuple[Any, ...] = (self.traces,) if self.traces else ()
