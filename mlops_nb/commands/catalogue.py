@@ -8,6 +8,8 @@ __all__ = ['PIPELINE', 'RANGE', 'RUN', 'AUTOML', 'PLAN', 'SEARCH', 'LINT', 'PAPE
            'COMMANDS', 'HEADLINE', 'START']
 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #c17d8fa7
+from .catalogue_serve import OBSERVE
+
 from .catalogue_files import FILES
 from mlops_nb.commands.catalogue_look import (
     CARD,
@@ -435,7 +437,7 @@ COMMANDS = {
         *(SYNC, TAG, NOTE, STAR, EXPORT, DELETE),
         *FILES,
         *(SIGN, VERIFY, KEYS, KEYS_LIST, KEYS_NEW, KEYS_TRUST, KEYS_REVOKE, KEYS_ROTATE),
-        *(PACKAGE, PREDICT),
+        *(PACKAGE, PREDICT, OBSERVE),
         *(NEW, CONFIG, DOCTOR, GC, FSCK, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
     )
 }

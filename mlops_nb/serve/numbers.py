@@ -26,6 +26,7 @@ class Family(NamedTuple):
     labels: tuple[str, ...] = ()
     merge: str = "sum"  # of a gauge's values in several workers: sum or max
     buckets: tuple[float, ...] = ()  # of a histogram: upper bounds, ascending
+    known: tuple[str, ...] = ()  # values of the only label that are shown from the start, as 0
 
     @property
     def width(self) -> int:
@@ -177,11 +178,14 @@ def exposition(
         by_name[key.name].append(key)
     lines = []
     for family in families:
-        if not by_name[family.name] and family.labels:
+        if not by_name[family.name] and family.labels and not family.known:
             continue
         name = f"{family.name}_total" if family.kind == "counter" else family.name
         lines += [f"# HELP {name} {family.help}", f"# TYPE {name} {family.kind}"]
-        for key in by_name[family.name] or [Series(family.name, ())]:
+        known = [Series(family.name, (value,)) for value in family.known] or [Series(family.name, ())]
+        for key in (
+            sorted({*by_name[family.name], *known}) if family.known or not family.labels else by_name[family.name]
+        ):
             lines += _lines(family, name, key, counted.get(key, [0.0] * family.width))
     return "\n".join([*lines, ""]).encode()
 
