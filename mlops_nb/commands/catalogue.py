@@ -8,8 +8,6 @@ __all__ = ['PIPELINE', 'RANGE', 'RUN', 'AUTOML', 'PLAN', 'SEARCH', 'LINT', 'PAPE
            'COMMANDS', 'HEADLINE', 'START']
 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #c17d8fa7
-from .catalogue_serve import OBSERVE
-
 from .catalogue_files import FILES
 from mlops_nb.commands.catalogue_look import (
     CARD,
@@ -37,6 +35,7 @@ from mlops_nb.commands.catalogue_registry import (
     TAG_MODEL,
     WAIVE,
 )
+from .catalogue_serve import OBSERVE
 from mlops_nb.commands.catalogue_trust import (
     KEYS,
     KEYS_LIST,

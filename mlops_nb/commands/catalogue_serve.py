@@ -21,8 +21,8 @@ OBSERVE = Command(
         Option(("--overwrite",), "replace files that were changed"),
     ),
     (
-        ("mlops-nb observe", "writes the folder monitoring, for a service on this machine"),
+        ("mlops-nb observe", "for a service on this machine"),
         ("mlops-nb observe -o ops --target 10.0.0.5:3000 --target 10.0.0.6:3000", "for two services elsewhere"),
     ),
-    "Scrape configuration, recording and alert rules with their tests, dashboard, Filebeat for [serving] log_format = ecs.",
+    "Scrape configuration, recording and alert rules with their tests, dashboard; Filebeat for [serving] log_format = ecs.",
 )
