@@ -72,8 +72,13 @@ class Client(asyncio.Protocol):
         if time.perf_counter() > self.load.end:
             self.transport.close()
             return
+        request = self.load.next_request()
+        if request is None:
+            self.load.end = 0.0
+            self.transport.close()
+            return
         self.began, self.waiting = self.due if self.pause else time.perf_counter(), True
-        self.transport.write(self.load.request)
+        self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
@@ -98,8 +103,9 @@ class Load:
     """A number of connections that send the same request until a time is over."""
 
     def __init__(self, port: int, request: bytes, connections: int, rate: float | None, seconds: float):
-        self.port, self.request, self.connections, self.seconds = port, request, connections, seconds
+        self.port, self.connections, self.seconds = port, connections, seconds
         self.pause = connections / rate if rate else 0.0
+        self.next_request = lambda: request
         self.report = Report()
 
     def answered(self, status: int, head: bytes, seconds: float) -> None:
@@ -125,6 +131,10 @@ class Load:
             await client.closed
             due = max(client.due, time.perf_counter()) if client.waiting else client.due
 
+    def go(self) -> Report:
+        """Send until the time is over, in a loop of its own."""
+        return uvloop.run(self.run())
+
     async def run(self) -> Report:
         """Send until the time is over."""
         began = time.perf_counter()
@@ -138,4 +148,4 @@ class Load:
 
 def load(port: int, body: object, seconds: float, connections: int = 16, rate: float | None = None) -> Report:
     """Send a request again and again; without a rate each connection sends when it was answered."""
-    return uvloop.run(Load(port, request_of(body), connections, rate, seconds).run())
+    return Load(port, request_of(body), connections, rate, seconds).go()
