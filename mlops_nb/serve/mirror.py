@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['logger', 'PAUSE', 'Findings', 'reason_of', 'Offer', 'ShadowMirror', 'difference_of']
 
-# %% ../../nbs/70_serve/60_mirror.ipynb #aa7f200c
+# %% ../../nbs/70_serve/60_mirror.ipynb #0b301d5b
 import logging
 import threading
 import time
@@ -23,14 +23,13 @@ from .problem import Problem
 from .requests import Records
 from .slots import Slot, Table
 
-# %% ../../nbs/70_serve/60_mirror.ipynb #3e62a742
+# %% ../../nbs/70_serve/60_mirror.ipynb #31241037
 class Findings:
     "What was found about shadows since it was last written down"
 
     def __init__(self) -> None:
-        self.counts: dict[
-            tuple[str, int], dict[int, Counts]
-        ] = {}  # model and version of the shadow -> against -> counts
+        # by model and version of the shadow; counts also by the version that answered
+        self.counts: dict[tuple[str, int], dict[int, Counts]] = {}
         self.lines: dict[tuple[str, int], list[Difference]] = {}
 
     def of(
@@ -75,7 +74,7 @@ def reason_of(
     fields = ", ".join(dict.fromkeys(f"{one['field']} ({one['expected']})" for one in error.errors[:3]))
     return f"needs {fields}" if fields else error.detail
 
-# %% ../../nbs/70_serve/60_mirror.ipynb #a17cbfc8
+# %% ../../nbs/70_serve/60_mirror.ipynb #08b8cf7d
 logger = logging.getLogger("bentoml.mlops_nb")
 PAUSE = 1.0  # seconds between two writes
 
