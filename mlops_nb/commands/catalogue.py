@@ -35,6 +35,7 @@ from mlops_nb.commands.catalogue_registry import (
     TAG_MODEL,
     WAIVE,
 )
+from .catalogue_release import RELEASES
 from mlops_nb.commands.catalogue_trust import (
     KEYS,
     KEYS_LIST,
@@ -435,6 +436,7 @@ COMMANDS = {
         *(SYNC, TAG, NOTE, STAR, EXPORT, DELETE),
         *FILES,
         *(SIGN, VERIFY, KEYS, KEYS_LIST, KEYS_NEW, KEYS_TRUST, KEYS_REVOKE, KEYS_ROTATE),
+        *RELEASES,
         *(PACKAGE, PREDICT),
         *(NEW, CONFIG, DOCTOR, GC, FSCK, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
     )
