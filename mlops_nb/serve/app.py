@@ -75,8 +75,8 @@ class Log(Protocol):
 class Mirror(Protocol):
     "What asks shadows"
 
-    def offer(self, table: Table, call: Call, records: Records, answers: list[dict[str, Any]]) -> None:
-        "Take a copy of an answered request, or drop it"
+    def offer(self, table: Table, call: Call, records: Records, answers: list[dict[str, Any]], slot: Slot) -> None:
+        "Take a copy of a request that a slot answered, or drop it"
         ...
 
 
@@ -264,7 +264,7 @@ class App:
             seconds = time.perf_counter() - call.started
             self.log.add(Logged(call, slot, records, answers, seconds, explained=bool(most)))
         if self.mirror and table.shadows:
-            self.mirror.offer(table, call, records, answers)
+            self.mirror.offer(table, call, records, answers, slot)
         self.meter.predicted(records.rows, slot)
         who = slot.who(call.name)
         answer = as_json({**answers[0], **who} if records.single else {"predictions": answers, **who})

@@ -43,6 +43,7 @@ from .hardening import check_reach, default_host, socket_host, tls_options
 from .housekeeping import Keeping
 from .life import REFUSED, die_with
 from .meter import SHARED
+from .mirror import ShadowMirror
 from .openapi import openapi
 from .predictor import as_sent, typical_record
 from .slots import Slots
@@ -205,6 +206,8 @@ class PredictionService(BentoService[Predictions]):
         parts: dict[str, Any] = {"decisions": decisions, "access": access, "log": kept.log, "routes": kept.routes}
         watch: dict[str, Any] = {"watchers": worker.watchers, "worker": worker}
         app = App(behind, follower.slots, serving.max_body, worker.intake, **parts, **watch)
+        app.mirror = ShadowMirror(app.meter, settings.workspace.path / "shadows")
+        atexit.register(app.mirror.close)
         kept.begin(app.meter)
         return app
 
