@@ -6836,6 +6836,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                               'mlops_nb/serve/service.py'),
                                         'mlops_nb.serve.service.keep_quiet': ( '70_serve/service.html#keep_quiet',
                                                                                'mlops_nb/serve/service.py'),
+                                        'mlops_nb.serve.service.listens': ('70_serve/service.html#listens', 'mlops_nb/serve/service.py'),
                                         'mlops_nb.serve.service.loaded': ('70_serve/service.html#loaded', 'mlops_nb/serve/service.py'),
                                         'mlops_nb.serve.service.make_service': ( '70_serve/service.html#make_service',
                                                                                  'mlops_nb/serve/service.py'),

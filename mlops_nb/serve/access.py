@@ -6,6 +6,7 @@
 __all__ = ['LONGEST', 'KEY', 'EVERY', 'MOST', 'logger', 'UNKNOWN', 'MISSING', 'credential_of', 'Known', 'Access', 'access_of']
 
 # %% ../../nbs/70_serve/25_access.ipynb #40c878d8
+import atexit
 import logging
 import math
 import time
@@ -219,6 +220,7 @@ def access_of(settings: Settings) -> Access | None:
         logger.warning("Nobody can come in yet: make a key with mlops-nb access create NAME.")
     rate = read_rate(access.rate, "[access] rate")
     events = BoundedEvents(ServingEvents(events_path(settings)))
+    atexit.register(events.flush, now=True)
     tokens = tokens_of(access)
     made = Access(keys, tokens, events, rate, access.failures, settings.serving.workers)
     if tokens:

@@ -160,7 +160,7 @@ class App:
         try:
             route = self.routes.get(place)
             if self.access and (route is None or route.scope):  # also where there is nothing: that is not told to all
-                scope = route.scope if route else ""
+                scope = route.scope if route else "predict" if call.path in BEHIND else ""
                 call.caller = await self.access.admit(call.headers, scope, call.client, call.name)
             if route is None and (call.path in BEHIND or call.path.startswith(STATIC)):
                 return HANDED_ON

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ONE_THREAD', 'logger', 'NOTE', 'CHOICE', 'keep_quiet', 'StartError', 'find_release', 'environment_of', 'is_worker',
-           'end_server', 'own_metrics_folder', 'Predictions', 'loaded', 'PredictionService', 'command_host', 'describe',
-           'TrainedImage', 'check_contents', 'image_of', 'make_service']
+           'end_server', 'own_metrics_folder', 'Predictions', 'loaded', 'PredictionService', 'listens', 'command_host',
+           'describe', 'TrainedImage', 'check_contents', 'image_of', 'make_service']
 
 # %% ../../nbs/70_serve/08_service.ipynb #29e2e963
 import atexit
@@ -176,7 +176,8 @@ class PredictionService(BentoService[Predictions]):
         "Tell BentoML where to listen and how, unless its own options say so; and refuse to be reached by everybody"
         settings, kept = self.inner.settings, self.config
         try:
-            self.config = cast(Any, {**kept, "http": {"host": default_host()}, "ssl": tls_options(settings)})
+            tls = tls_options(settings) if listens() else {"enabled": False}
+            self.config = cast(Any, {**kept, "http": {"host": default_host()}, "ssl": tls})
             super().inject_config()
             check_reach(command_host(), settings.access)
         except MlopsError as error:
@@ -190,8 +191,14 @@ class PredictionService(BentoService[Predictions]):
         return describe(self.inner.release)
 
 
+def listens() -> bool:
+    "Whether this process is one that is about to listen, rather than a worker, or one that builds a Bento"
+    context = click.get_current_context(silent=True)
+    return context is None or "host" in context.params
+
+
 def command_host() -> str:
-    "The address that a command of BentoML is about to listen at; empty for a command that does not listen"
+    "The address that a command of BentoML is about to listen at; empty where only a worker will know"
     context = click.get_current_context(silent=True)
     if context is None or "host" not in context.params:
         return ""
