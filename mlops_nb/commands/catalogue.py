@@ -36,6 +36,7 @@ from mlops_nb.commands.catalogue_registry import (
     TAG_MODEL,
     WAIVE,
 )
+from .catalogue_release import RELEASES
 from mlops_nb.commands.catalogue_trust import (
     KEYS,
     KEYS_LIST,
@@ -436,7 +437,7 @@ COMMANDS = {
         *(SYNC, TAG, NOTE, STAR, EXPORT, DELETE),
         *(*FILES, *ACCESS),
         *(SIGN, VERIFY, KEYS, KEYS_LIST, KEYS_NEW, KEYS_TRUST, KEYS_REVOKE, KEYS_ROTATE),
-        *(PACKAGE, PREDICT),
+        *(*RELEASES, PACKAGE, PREDICT),
         *(NEW, CONFIG, DOCTOR, GC, FSCK, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
     )
 }
