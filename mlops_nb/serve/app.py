@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 from urllib.parse import unquote
 
+from .access import secured
 from mlops_nb.serve.call import (
     Answer,
     Application,
@@ -261,6 +262,7 @@ class App:
         if generation != base.generation:
             predictor = base.predictor
             document = openapi(predictor.schema, predictor.example, base.model, base.version)
+            document = secured(document) if self.access else document
             self.described[base.model] = (base.generation, document)
         return as_json(document)
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ONE_THREAD', 'logger', 'NOTE', 'CHOICE', 'keep_quiet', 'StartError', 'find_releases', 'verified_releases',
            'environment_of', 'is_worker', 'end_server', 'own_metrics_folder', 'Predictions', 'followed',
-           'PredictionService', 'listens', 'command_host', 'describe', 'TrainedImage', 'check_contents', 'image_of',
-           'make_service']
+           'PredictionService', 'listens', 'command_host', 'tell_reach', 'describe', 'TrainedImage', 'check_contents',
+           'image_of', 'make_service']
 
 # %% ../../nbs/70_serve/08_service.ipynb #29e2e963
 import atexit
@@ -37,12 +37,14 @@ from ..registry.verify import NotVerified, verify_arm
 from .access import access_of
 from .app import App, Application
 from .decisions import DecisionLog
+from .events import BoundedEvents, ServingEvents, events_path
 from .following import Ballot, Follower
 from .hardening import check_reach, default_host, socket_host, tls_options
 from .meter import SHARED
 from .openapi import openapi
 from .predictor import as_sent, typical_record
 from .slots import Slots
+from .tokens import is_loopback
 
 # %% ../../nbs/70_serve/08_service.ipynb #e1224144
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -194,7 +196,8 @@ class PredictionService(BentoService[Predictions]):
             tls = tls_options(settings) if listens() else {"enabled": False}
             self.config = cast(Any, {**kept, "http": {"host": default_host()}, "ssl": tls})
             super().inject_config()
-            check_reach(command_host(), settings.access)
+            check_reach(host := command_host(), settings.access)
+            tell_reach(host, settings, tls["enabled"])
         except MlopsError as error:
             raise StartError(str(error)) from None
         finally:
@@ -218,6 +221,22 @@ def command_host() -> str:
     if context is None or "host" not in context.params:
         return ""
     return str(context.params["host"] or BentoMLContainer.http.host.get())
+
+
+def tell_reach(
+    host: str,  # that a command is about to listen at; empty: none
+    settings: Settings,
+    tls: bool,
+) -> None:
+    "Audit that a service is about to be reached by other machines, and warn where that is not safe"
+    if not host or is_loopback(host):
+        return
+    access = settings.access.mode
+    BoundedEvents(ServingEvents(events_path(settings))).add("serving.reachable", host=host, access=access, tls=tls)
+    if access == "off":
+        logger.warning("Everybody who reaches %s may ask: [access] open is true, and mode is off.", host)
+    elif not tls:
+        logger.warning("Keys and tokens come to %s unencrypted, unless something in front of it speaks TLS.", host)
 
 
 def describe(release: Release) -> dict[str, Any]:

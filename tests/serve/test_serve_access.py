@@ -307,6 +307,13 @@ def test_every_answer_carries_the_headers(server, keys, path, key, status):
     assert "server" not in headers
 
 
+def test_the_document_says_what_to_send(server, keys):
+    document = ask(server, keys["plain"], "/docs.json", None).json
+    assert set(document["components"]["securitySchemes"]) == {"key", "bearer"}
+    assert {"401", "403", "429"} <= set(document["paths"]["/predict"]["post"]["responses"])
+    assert "security" not in document["paths"]["/livez"]["get"]
+
+
 def test_no_websocket(server):
     with (
         socket.create_connection(("127.0.0.1", server.port)) as plain,

@@ -20,7 +20,7 @@ from mlops_nb.core.settings import load_settings
 from mlops_nb.serve.access import MOST, Access, access_of, credential_of
 from mlops_nb.serve.call import Caller
 from mlops_nb.serve.events import BoundedEvents, ServingEvents
-from mlops_nb.serve.keys import KeyFile, keys_path, read_keys
+from mlops_nb.serve.keys import KeyFile, keys_path, make_key, read_keys, write_keys
 from mlops_nb.serve.limits import Bucket, Buckets, Rate, network, read_rate
 from mlops_nb.serve.problem import Problem
 from mlops_nb.serve.tokens import Unavailable, tokens_of
@@ -258,7 +258,8 @@ def test_a_damaged_file_of_keys(project, what):
         access_of(settings)
     access._due = 0.0
     assert admit(access, {b"x-api-key": text.encode()}).name == "shop", "a running server keeps the keys it knew"
-    assert [one["event"] for one in access.events.events.read("access.keys")] == ["access.keys.damaged"]
+    kinds = [one["details"]["kind"] for one in access.events.events.read("access.keys")]
+    assert kinds == ["damaged", "followed"]
 
 
 SETTINGS = {
@@ -313,6 +314,16 @@ Service.serve_http(host="0.0.0.0", port=int(sys.argv[1]))
 def test_a_worker_asks_its_own_socket(tmp_path, served_project):
     code, text = run(served_project, tmp_path / "home", "-c", BY_PROGRAM, str(free_port()))
     assert code == 1 and "asks nobody for a key" in text
+
+
+def test_a_key_that_somebody_wrote_into_the_file_is_audited(project):
+    access = access_of(load_settings(project, {}))
+    text, key = make_key("mallory", ("admin",))
+    write_keys(access.keys.path, [key])
+    access._due = 0.0
+    assert admit(access, {b"x-api-key": text.encode()}, "admin").name == "mallory"
+    told = access.events.events.read("access.keys")[-1]["details"]
+    assert (told["added"], told["ended"]) == (["mallory"], [])
 
 
 @pytest.mark.parametrize(
