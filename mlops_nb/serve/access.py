@@ -7,7 +7,6 @@ __all__ = ['LONGEST', 'KEY', 'EVERY', 'MOST', 'logger', 'UNKNOWN', 'MISSING', 'S
            'Known', 'Access', 'access_of', 'secured']
 
 # %% ../../nbs/70_serve/25_access.ipynb #40c878d8
-import atexit
 import logging
 import math
 import time
@@ -203,6 +202,10 @@ class Access:
         bucket = self.buckets.of(key.prefix, clock, read_rate(key.rate))
         return Known(Caller(key.name, frozenset(key.scopes)), expires, bucket)
 
+    def close(self) -> None:
+        "Write what was counted and not yet told, as a worker does at its end"
+        self.events.flush(now=True)
+
     def forget(self) -> None:
         "Drop remembered tokens that were signed with what the issuer has no more"
         if self.tokens:
@@ -225,7 +228,6 @@ def access_of(settings: Settings) -> Access | None:
         logger.warning("Nobody can come in yet: make a key with mlops-nb access create NAME.")
     rate = read_rate(access.rate, "[access] rate")
     events = BoundedEvents(ServingEvents(events_path(settings)))
-    atexit.register(events.flush, now=True)
     tokens = tokens_of(access)
     made = Access(keys, tokens, events, rate, access.failures, settings.serving.workers)
     if tokens:

@@ -29,6 +29,7 @@ from mlops_nb.serve.call import (
     as_json,
     as_problem,
     check_media,
+    headers_of,
     read_body,
     request_id,
     send_answer,
@@ -59,6 +60,10 @@ class Admission(Protocol):
 
     def require(self, caller: Caller, scope: str, client: str, request: str = "") -> None:
         "A `Problem` when a caller does not have a scope"
+        ...
+
+    def close(self) -> None:
+        "The worker ends"
         ...
 
 
@@ -126,10 +131,11 @@ class App:
         if scope["type"] == "websocket":  # there is none, and so none that nobody would be asked for a key at
             return await send({"type": "websocket.close", "code": 1008})
         if scope["type"] != "http":
-            return await self.behind(scope, receive, send)
+            await self.behind(scope, receive, send)
+            return self.access.close() if self.access else None
         path, secure = scope["path"], scope.get("scheme") == "https"
         started = time.perf_counter()
-        headers = dict(scope["headers"])
+        headers = headers_of(scope["headers"])
         client = (scope.get("client") or ("",))[0]
         query, name = scope.get("query_string", b""), request_id(headers)
         call = Call(scope["method"], path, query, headers, receive, client, name, started)

@@ -314,16 +314,36 @@ def test_the_document_says_what_to_send(server, keys):
     assert "security" not in document["paths"]["/livez"]["get"]
 
 
+def typed(server, *lines):
+    """The status line that answers what no client library would send."""
+    plain = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    with plain, server.tls.wrap_socket(plain, server_hostname="127.0.0.1") as secure:
+        secure.sendall("\r\n".join([*lines, "host: x", "", ""]).encode("latin-1"))
+        return secure.recv(4000).partition(b"\r\n")[0].decode()
+
+
 def test_no_websocket(server):
-    with (
-        socket.create_connection(("127.0.0.1", server.port)) as plain,
-        server.tls.wrap_socket(plain, server_hostname="127.0.0.1") as secure,
+    upgrade = ("connection: upgrade", "upgrade: websocket", "sec-websocket-version: 13")
+    key = base64.b64encode(b"0" * 16).decode()
+    assert typed(server, "GET /predict HTTP/1.1", *upgrade, f"sec-websocket-key: {key}").endswith("403 Forbidden")
+
+
+def test_what_no_client_library_would_send(server, keys):
+    get, good = "GET /schema HTTP/1.1", f"Bearer {keys['plain']}"
+    assert typed(server, get, f"authorization: {good}").endswith("200 OK")
+    for lines in (
+        (f"authorization: {good}", "authorization: Bearer x"),  # one in front of us may look at the other
+        ("authorization: Bearer x", f"authorization: {good}"),
+        (f"authorization: {good}, {good}",),
+        (f"authorization: Bearer\t{keys['plain']}",),
+        ("authorization: Bearer \xff\xfe",),
+        tuple(f"x-{number}: y" for number in range(5000)),
+        ("x-api-key: a",) * 3000,
     ):
-        key = base64.b64encode(b"0" * 16).decode()
-        lines = ["GET /predict HTTP/1.1", "host: x", "connection: upgrade", "upgrade: websocket"]
-        lines += ["sec-websocket-version: 13", f"sec-websocket-key: {key}", "", ""]
-        secure.sendall("\r\n".join(lines).encode())
-        assert secure.recv(100).startswith(b"HTTP/1.1 403 ")
+        assert typed(server, get, *lines).endswith(("401 Unauthorized", "431 Request Header Fields Too Large"))
+    assert typed(server, f"GET /schema?api_key={keys['plain']} HTTP/1.1").endswith("401 Unauthorized")
+    assert typed(server, "GET https://evil.example/schema HTTP/1.1").endswith("401 Unauthorized")
+    assert typed(server, "GET /metrics%00 HTTP/1.1").endswith("401 Unauthorized")
 
 
 def agreed(server, project, **wanted):

@@ -18,11 +18,13 @@ from support import free_port
 from mlops_nb.core.errors import MlopsError, UsageError
 from mlops_nb.core.settings import load_settings
 from mlops_nb.serve.access import MOST, Access, access_of, credential_of
+from mlops_nb.serve.app import App
 from mlops_nb.serve.call import Caller
 from mlops_nb.serve.events import BoundedEvents, ServingEvents
 from mlops_nb.serve.keys import KeyFile, keys_path, make_key, read_keys, write_keys
 from mlops_nb.serve.limits import Bucket, Buckets, Rate, network, read_rate
 from mlops_nb.serve.problem import Problem
+from mlops_nb.serve.slots import Slots
 from mlops_nb.serve.tokens import Unavailable, tokens_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
@@ -168,6 +170,20 @@ def test_an_address_that_was_wrong_too_often_waits_and_known_ones_beside_it_do_n
     fresh = {b"authorization": f"Bearer {issuer.token(sub='eve')}".encode()}
     assert admit(access, fresh).status == 429
     assert admit(access, fresh, client="192.0.2.2").name == "token:eve"
+
+
+def test_a_worker_that_ends_tells_what_it_counted(project):
+    access = access_of(load_settings(project, {}))
+
+    async def lifespan(scope, receive, send):
+        assert scope["type"] == "lifespan"
+
+    for _ in range(500):
+        assert admit(access, {}).status == 401
+    asyncio.run(App(lifespan, Slots(), access=access)({"type": "lifespan"}, None, None))
+    single = access.events.events.read("access.refused")
+    counted = [one["details"]["total"] for one in single if one["event"].endswith(".more")]
+    assert len(single) - len(counted) == 60 and sum(counted) == 440
 
 
 def test_nobody_is_let_in_by_a_token_that_expired_since(project, issuer):
