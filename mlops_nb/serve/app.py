@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 from urllib.parse import unquote
 
+from .access import secured
 from mlops_nb.serve.call import (
     Answer,
     Application,
@@ -27,6 +28,7 @@ from mlops_nb.serve.call import (
     as_json,
     as_problem,
     check_media,
+    headers_of,
     read_body,
     request_id,
     send_answer,
@@ -61,6 +63,10 @@ class Admission(Protocol):
 
     def require(self, caller: Caller, scope: str, client: str, request: str = "") -> None:
         "A `Problem` when a caller does not have a scope"
+        ...
+
+    def close(self) -> None:
+        "The worker ends"
         ...
 
 
@@ -159,7 +165,7 @@ class App:
             return await self.other(scope, receive, send)
         path, secure = scope["path"], scope.get("scheme") == "https"
         started = time.perf_counter()
-        headers = dict(scope["headers"])
+        headers = headers_of(scope["headers"])
         client = (scope.get("client") or ("",))[0]
         query, name = scope.get("query_string", b""), request_id(headers)
         call = Call(scope["method"], path, query, headers, receive, client, name, started)
@@ -191,6 +197,8 @@ class App:
             return message
 
         await self.behind(scope, told, send)
+        if self.access:
+            self.access.close()
 
     def place(self, call: Call) -> str:
         "The template of the route that a call asks for, `other` when there is none; notes the model that the path names"
@@ -212,7 +220,7 @@ class App:
         try:
             route = self.routes.get(place)
             if self.access and (route is None or route.scope):  # also where there is nothing: that is not told to all
-                scope = route.scope if route else ""
+                scope = route.scope if route else "predict" if call.path in BEHIND else ""
                 call.caller = await self.access.admit(call.headers, scope, call.client, call.name)
             if route is None and (call.path in BEHIND or call.path.startswith(STATIC)):
                 return HANDED_ON
@@ -320,6 +328,7 @@ class App:
         if generation != base.generation:
             predictor = base.predictor
             document = openapi(predictor.schema, predictor.example, base.model, base.version)
+            document = secured(document) if self.access else document
             self.described[base.model] = (base.generation, document)
         return as_json(document)
 
