@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from .hardening import security_headers
 from .problem import PROBLEM_JSON, Problem
 from .request_ids import fresh_id
 
@@ -112,14 +113,15 @@ async def send_answer(
     answer: Answer,
     name: str,  # of the request
     with_content: bool = True,  # False for a HEAD request
+    secure: bool = False,  # whether it goes over TLS
 ) -> None:
     "Put an answer on the wire"
     headers = [
         (b"content-type", answer.media),
         (b"content-length", b"%d" % len(answer.content)),
         (b"x-request-id", name.encode()),
-        (b"x-content-type-options", b"nosniff"),
         *answer.headers,
+        *security_headers(answer.headers, secure),
     ]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.content if with_content else b""})
