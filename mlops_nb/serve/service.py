@@ -37,7 +37,7 @@ from ..registry.verify import NotVerified, verify_arm
 from .access import access_of
 from .app import App, Application
 from .decisions import DecisionLog
-from .events import ServingEvents, events_path
+from .events import BoundedEvents, ServingEvents, events_path
 from .following import Ballot, Follower
 from .hardening import check_reach, default_host, socket_host, tls_options
 from .housekeeping import Keeping
@@ -191,7 +191,7 @@ class PredictionService(BentoService[Predictions]):
             check_reach(socket_host(sys.argv) if is_worker() else "", settings.access)
             access = access_of(settings)
             follower = followed(self.inner)
-            kept = Keeping(self.inner.settings, follower.slots)
+            kept = Keeping(settings, follower.slots, BoundedEvents(ServingEvents(events_path(settings))).add)
         except MlopsError as error:
             if is_worker():
                 end_server(error)

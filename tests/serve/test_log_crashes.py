@@ -221,7 +221,7 @@ def test_a_full_disk_costs_records_but_no_answer(tmp_path, small_disk):
     assert log.lost == 100 - len(stored) > 0 and ("r0", 0) in stored
     small_disk(None)
     log.add(logged("later", [(1, None)], FEATURES))
-    assert events == [("log_failed", 1), ("log_recovered", log.lost)]
+    assert events == [("log.failed", 1), ("log.recovered", log.lost)]
     assert set(counted(tmp_path)) == stored | {("later", 0)}
     assert next(iter([SegmentReader(path) for path in segments_of(tmp_path / FOLDER / SEGMENTS)])).damaged == 0
 

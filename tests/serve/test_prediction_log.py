@@ -114,8 +114,8 @@ def serve(served_project, tmp_path):
         kept = Keeping(changed, slots)
         app = App(None, slots, log=kept.log, routes=kept.routes)
         if kept.log:
-            kept.log.watch(app.meter.registry)
-            kept.feedback.watch(app.meter.registry)
+            kept.log.watch(app.meter)
+            kept.feedback.watch(app.meter)
 
         async def asked(path, body, headers):
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
