@@ -193,7 +193,7 @@ class PredictionService(BentoService[Predictions]):
             check_reach(socket_host(sys.argv) if is_worker() else "", settings.access)
             access = access_of(settings)
             follower = followed(self.inner)
-            kept = Keeping(self.inner.settings, follower.slots)
+            kept = Keeping(settings, follower.slots, BoundedEvents(ServingEvents(events_path(settings))).add)
         except MlopsError as error:
             if is_worker():
                 end_server(error)
