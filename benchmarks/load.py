@@ -7,7 +7,7 @@ and sends single records over connections that are kept:
 
 - `capacity`: requests that are answered in a second when each connection sends again as soon as it was answered;
 - `steady`: 80 % of that for ten minutes, at fixed times, latencies counted from when a request was due; `slope` is how
-  the workers' memory grows, in bytes a second, fitted over all but the first tenth, and `growth` the same over the time;
+  the workers' memory grows, in bytes a second, fitted over all but the first tenth, and `growth` that over the time;
 - `flood`: three times the capacity from 200 connections for ten seconds: what was answered, what was turned away, and
   after how many seconds the first request afterwards was answered (`recovered`).
 
