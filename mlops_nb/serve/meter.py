@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BUCKETS', 'SHARED', 'REASONS', 'REQUESTS', 'SECONDS', 'RECORDS', 'STAND_INS', 'SHADOW', 'WEIGHT', 'QUEUE',
-           'IN_FLIGHT', 'WAITING', 'SHED', 'FAILURES', 'INFO', 'GENERATION', 'SEEN', 'WORKERS', 'EXPECTED', 'DEATHS',
-           'STARTED', 'MEMORY', 'CPU', 'LAG', 'FAMILIES', 'Meter']
+           'IN_FLIGHT', 'WAITING', 'SHED', 'FAILURES', 'FEEDBACK', 'INFO', 'GENERATION', 'SEEN', 'WORKERS', 'EXPECTED',
+           'DEATHS', 'STARTED', 'MEMORY', 'CPU', 'LAG', 'FAMILIES', 'Meter']
 
 # %% ../../nbs/70_serve/04_meter.ipynb #da116410
 import os
@@ -46,6 +46,7 @@ FAILURES = Family(
     ("what",),
     known=("decisions", "feedback", "log"),
 )
+FEEDBACK = Family("mlops_nb_feedback", "counter", "Labels by what became of them", ("status",))
 INFO = Family(
     "mlops_nb_model_info",
     "gauge",
@@ -84,6 +85,7 @@ FAMILIES = (
     WAITING,
     SHED,
     FAILURES,
+    FEEDBACK,
     INFO,
     GENERATION,
     SEEN,
@@ -171,6 +173,13 @@ class Meter:
     ) -> None:
         "Count something that failed although the answer went out; from any thread"
         self.numbers.add(FAILURES, what)
+
+    def labelled(
+        self,
+        status: str,  # what became of a label, one of few words
+    ) -> None:
+        "Count a label that was sent back"
+        self.numbers.add(FEEDBACK, status)
 
     def stood_in(self, slot: "Slot") -> None:
         "Count an answer that the base gave because an arm failed"
