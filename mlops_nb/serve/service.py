@@ -194,13 +194,13 @@ class PredictionService(BentoService[Predictions]):
             access = access_of(settings)
             follower = followed(self.inner)
             kept = Keeping(settings, follower.slots, BoundedEvents(ServingEvents(events_path(settings))).add)
+            worker = ServingWorker(serving, self.name, server_context.worker_index or 1)
         except MlopsError as error:
             if is_worker():
                 end_server(error)
             raise StartError(str(error)) from error
         for table in follower.slots.tables.values():
             logger.info("%r is ready", table)
-        worker = ServingWorker(serving, self.name, server_context.worker_index or 1)
         follower.follow(worker.meter.seen)
         behind = cast(Application, super().to_asgi(*args, **kwargs))
         decisions = DecisionLog(settings.workspace.path / "decisions", serving.decisions)
