@@ -43,7 +43,7 @@ def normal(random, mean, each):
 
 
 def skewed(random, mean, each):
-    outcomes = random.lognormal(mean, 1.0, (TESTS, LOOKS, each))
+    outcomes = random.lognormal(mean, 1.0, (TESTS // 4, LOOKS, each))
     return outcomes.sum(axis=2), (outcomes**2).sum(axis=2)
 
 
