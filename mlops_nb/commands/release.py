@@ -26,13 +26,11 @@ def status(values: Any, screen: Terminal) -> Answer:
 
 
 def _tell(screen: Terminal, view: Any) -> None:
-    for grid in (view.arms(), view.history()):
-        if grid.rows:
-            screen.line(screen.style(grid.caption, "bold"))
-            right = [place for place, side in enumerate(grid.sides) if side == "right"]
-            screen.table(
-                grid.columns, [["" if cell is None else str(cell) for cell in row] for row in grid.rows], right
-            )
+    for grid in view.parts():
+        screen.line(screen.style(grid.caption, "bold"))
+        right = [place for place, side in enumerate(grid.sides) if side == "right"]
+        rows = [["" if cell is None else str(cell) for cell in row] for row in grid.rows]
+        screen.table(grid.columns, rows, right)
 
 # %% ../../nbs/95_cli/70_release.ipynb #81bb00ac
 KINDS = ("canary", "split", "switch", "shadow", "segment")
