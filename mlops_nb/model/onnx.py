@@ -118,10 +118,10 @@ class OnnxModel:
 
     def __init__(
         self,
-        content: bytes,  # from `to_onnx`
+        content: bytes | OnnxSession,  # from `to_onnx`
         schema: InputSchema,
     ):
-        self.session = OnnxSession(content, schema.kinds)
+        self.session = content if isinstance(content, OnnxSession) else OnnxSession(content, schema.kinds)
         if schema.task != "regression":
             self.classes_ = np.array(schema.classes)
 
