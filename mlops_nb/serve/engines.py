@@ -11,10 +11,10 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
-from .outputs import Outputs, predicts_by_probability
 
 from ..model.inputs import InputSchema
 from ..model.onnx_session import OnnxSession
+from .outputs import Outputs, predicts_by_probability
 from .records import Records
 
 # %% ../../nbs/70_serve/05_engines.ipynb #b0c48444
