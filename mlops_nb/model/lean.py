@@ -39,14 +39,14 @@ def _gaps(fitted: MissingFlags) -> Step:
     return lambda values: np.isnan(to_float32(values)).astype(np.float32)
 
 
-def _imputer(fitted: SimpleImputer) -> Step:
+def _imputer(fitted: Any) -> Step:
     medians = np.asarray(fitted.statistics_, dtype=np.float32)
     if fitted.add_indicator or not np.isnan(fitted.missing_values) or np.isnan(medians).any():
         return fitted.transform
     return lambda values: np.where(np.isnan(values), medians, values)
 
 
-def _scaler(fitted: StandardScaler) -> Step:
+def _scaler(fitted: Any) -> Step:
     if fitted.mean_ is None or fitted.scale_ is None:
         return fitted.transform
     mean, scale = fitted.mean_.astype(np.float32), fitted.scale_.astype(np.float32)

@@ -30,7 +30,7 @@ class Engine(Protocol):
 
 
 class Feeder:
-    "Makes of records the arrays that a model takes"
+    "Makes of records the arrays that a model takes; each block is made once, also where each column enters by itself"
 
     def __init__(
         self,
@@ -39,14 +39,23 @@ class Feeder:
         blocks: Mapping[str, str],  # numbers, texts or dates: what each array is made of
     ):
         places = {name: place for place, name in enumerate(schema.names)}
-        self._wanted = [(name, blocks[name], tuple(places[column] for column in columns[name])) for name in columns]
+        self._places: dict[str, tuple[int, ...]] = {}  # of the columns that a block is made of
+        self._slices: list[tuple[str, str, slice]] = []  # of the block that an array is
+        for name, together in columns.items():
+            before = self._places.get(blocks[name], ())
+            self._places[blocks[name]] = (*before, *(places[column] for column in together))
+            self._slices.append((name, blocks[name], slice(len(before), len(before) + len(together))))
+        self._whole = [block for _, block, _ in self._slices] == list(self._places)
 
     def feed(
         self,
         records: Records,
     ) -> dict[str, np.ndarray]:
         "The arrays: rows x columns"
-        return {name: records.block(block, places) for name, block, places in self._wanted}
+        made = {block: records.block(block, places) for block, places in self._places.items()}
+        if self._whole:
+            return {name: made[block] for name, block, _ in self._slices}
+        return {name: made[block][:, part] for name, block, part in self._slices}
 
 # %% ../../nbs/70_serve/05_engines.ipynb #1f2074eb
 class OnnxEngine:

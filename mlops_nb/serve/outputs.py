@@ -6,8 +6,6 @@
 __all__ = ['BY_PROBABILITY', 'predicts_by_probability', 'Outputs']
 
 # %% ../../nbs/70_serve/05_outputs.ipynb #f53be8c1
-from itertools import chain
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -46,25 +44,28 @@ class Outputs:
 
     def answers(self) -> list[dict[str, Any]]:
         "One prediction for each record"
-        rows = self.numbers.tolist()
-        if self.classes is None:
-            self._check(rows)
+        rows, classes = self.numbers.tolist(), self.classes
+        if classes is None:
             return [{"prediction": value} for value in rows]
-        self._check(chain.from_iterable(rows))
+        if len(classes) == 2 and self.labels is None:
+            one, other = classes
+            return [
+                {"prediction": other if second > first else one, "probabilities": {one: first, other: second}}
+                for first, second in rows
+            ]
         return [
-            {"prediction": label, "probabilities": dict(zip(self.classes, row, strict=True))}
-            for label, row in zip(self._decisions(rows), rows, strict=True)
+            {"prediction": label, "probabilities": dict(zip(classes, row, strict=True))}
+            for label, row in zip(self.decisions(), rows, strict=True)
         ]
 
-    def _check(self, numbers: Any) -> None:
-        if not all(map(isfinite, numbers)):
-            raise ValueError(f"the model answered with {self.numbers.tolist()[:3]}, which is no finite number")
+    def decisions(self) -> list[str]:
+        "The class of each record, of a classifier"
+        if self.labels is not None or self.classes is None:
+            return self.labels or []
+        return [self.classes[place] for place in self.numbers.argmax(axis=1).tolist()]
 
-    def _decisions(self, rows: list[list[float]]) -> list[str]:
-        if self.labels is not None:
-            return self.labels
-        classes = self.classes or []
-        if len(classes) == 2:
-            first, second = classes
-            return [second if other > one else first for one, other in rows]
-        return [classes[row.index(max(row))] for row in rows]
+    def check(self) -> "Outputs":
+        "Itself; a `ValueError` when there is a number that is not finite"
+        if not np.isfinite(self.numbers).all():
+            raise ValueError(f"the model answered with {self.numbers[:3].tolist()}, which is no finite number")
+        return self

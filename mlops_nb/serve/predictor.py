@@ -24,6 +24,7 @@ from ..registry.encryption import SUFFIX, read_plain
 from ..registry.releases import Arm, Release
 from ..registry.verify import Verified
 from .engines import Engine, OnnxEngine, sklearn_engine
+from .outputs import Outputs
 from .problem import Problem
 from .records import Records
 from .requests import RequestReader
@@ -174,7 +175,14 @@ class ReleasedModel:
         records: Records,
     ) -> list[dict[str, Any]]:
         "One prediction for each record"
-        return self.engine.outputs(records).answers()
+        return self.outputs(records).answers()
+
+    def outputs(
+        self,
+        records: Records,
+    ) -> Outputs:
+        "The same as numbers"
+        return self.engine.outputs(records).check()
 
     @cached_property
     def explainer(self) -> "Explainer":

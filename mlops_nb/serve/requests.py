@@ -8,7 +8,8 @@ __all__ = ['UNKNOWN', 'REFUSED', 'LONG', 'row_type', 'Repeating', 'read_object',
 # %% ../../nbs/70_serve/03_requests.ipynb #d3d314ff
 import json
 from collections import Counter
-from typing import Annotated, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
@@ -18,6 +19,9 @@ from ..core.errors import did_you_mean
 from .fields import Field, NotFinite, error_of, expectation, fields_of, is_date, is_text, refusal
 from .problem import SHOWN, Problem
 from .records import Records
+
+if TYPE_CHECKING:
+    from mlops_nb.serve.tables import TableReader
 
 # %% ../../nbs/70_serve/03_requests.ipynb #62536cf1
 def row_type(
@@ -136,6 +140,13 @@ class RequestReader:
         self._texts = [(place, checks[field.kind]) for place, field in enumerate(fields) if field.kind in checks]
         self._plain_names = not any(":" in name for name in self.fields)
 
+    @cached_property
+    def tables(self) -> "TableReader":
+        "Reads what comes as a table"
+        from mlops_nb.serve.tables import TableReader
+
+        return TableReader(self)
+
     def read(
         self,
         body: bytes,
@@ -155,7 +166,7 @@ class RequestReader:
                 continue
             single = not isinstance(rows, list)
             values = [astuple(row) for row in ([rows] if single else rows)]
-            self._check_count(len(values))
+            self.check_count(len(values))
             names = len(values) * len(self.names)
             if decoder is not self._decoders[0]:
                 values, absent = _without_unset(values)
@@ -185,7 +196,11 @@ class RequestReader:
     def _colons_in_texts(self, values: list[tuple[Any, ...]]) -> int:
         return sum(row[place].count(":") for place, _ in self._texts for row in values if row[place])
 
-    def _check_count(self, count: int) -> None:
+    def check_count(
+        self,
+        count: int,  # of the records in one request
+    ) -> None:
+        "Raise a `Problem` when they are none or too many"
         if count == 0:
             raise Problem(422, "The list is empty: send at least one record.")
         if count > self.max_rows:
@@ -206,10 +221,10 @@ class RequestReader:
         single: bool,  # whether one record was sent, not a list
     ) -> Records:
         "The same records as rows of values, or a `Problem` that names each mistake in them"
-        self._check_count(len(records))
+        self.check_count(len(records))
         errors = [record_errors(self.fields, row, record) for row, record in enumerate(records)]
         if any(errors):
-            raise self._refuse(errors)
+            raise self.refuse([error for row in errors for error in row], len(records))
         fields = self.fields.values()
         return Records(
             self.names, [tuple(self._plain(field, record) for field in fields) for record in records], single
@@ -220,16 +235,20 @@ class RequestReader:
         types = {"number": float, "integer": int}
         return value if value is None or field.kind not in types else types[field.kind](value)
 
-    def _refuse(self, errors: list[list[dict[str, Any]]]) -> Problem:
-        found = [error for row in errors for error in row]
+    def refuse(
+        self,
+        found: list[dict[str, Any]],  # errors, from `error_of`
+        records: int,  # that were looked at
+    ) -> Problem:
+        "The problem that tells them"
         for error in found[:SHOWN]:
             if error["expected"] == UNKNOWN:
                 near = did_you_mean(error["field"], self.fields)
                 error["expected"] = f"{UNKNOWN}.{near}" if near else f"{UNKNOWN}; there are {self._known()}"
-        rows = sum(bool(row) for row in errors)
+        rows = len({error["row"] for error in found})
         counted = f"{len(found)} {'value does' if len(found) == 1 else 'values do'} not fit the model's fields"
         shown = f"; the first {SHOWN} are shown" if len(found) > SHOWN else ""
-        return Problem(422, f"{counted}, in {rows} of {len(errors)} records{shown}.", found)
+        return Problem(422, f"{counted}, in {rows} of {records} records{shown}.", found)
 
     def _known(self) -> str:
         names = list(self.fields)

@@ -50,6 +50,7 @@ def keep_quiet() -> None:
     for variable in ONE_THREAD:
         os.environ.setdefault(variable, "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.getLogger("uvicorn.access").propagate = False  # it would format a line for each request that nobody reads
 
 # %% ../../nbs/70_serve/08_service.ipynb #496c24d4
 class StartError(BentoMLException):
