@@ -186,7 +186,7 @@ class RequestReader:
         values: list[tuple[Any, ...]],
     ) -> bool:
         "Whether no name stands twice in a record"
-        escaped = b"\\u003" in body  # perhaps a colon
+        escaped = self._texts and b"\\" in body and b"\\u003" in body  # perhaps a colon
         if self._plain_names and not escaped:
             in_texts = _colons(body) - names
             if not in_texts or in_texts == self._colons_in_texts(values):

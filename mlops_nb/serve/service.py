@@ -9,6 +9,7 @@ __all__ = ['ONE_THREAD', 'logger', 'NOTE', 'CHOICE', 'keep_quiet', 'StartError',
 
 # %% ../../nbs/70_serve/08_service.ipynb #29e2e963
 import atexit
+import gc
 import logging
 import os
 import shutil
@@ -165,7 +166,10 @@ class PredictionService(BentoService[Predictions]):
         logger.info("%r is ready", released)
         behind = cast(Application, super().to_asgi(*args, **kwargs))
         log = DecisionLog(self.inner.settings.workspace.path / "decisions", serving.decisions)
-        return App(behind, Slots(only(released)), serving.max_body, serving.threads, log)
+        app = App(behind, Slots(only(released)), serving.max_body, serving.threads, log)
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays: no later collection need look at it
+        return app
 
     @property
     def openapi_spec(self) -> Any:

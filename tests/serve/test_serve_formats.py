@@ -1,4 +1,4 @@
-"""A model answers from ONNX where it was found to answer the same, whatever libraries it was trained with; else from scikit-learn."""
+"""A model answers from ONNX where it was found to answer the same, else from scikit-learn; and all ways agree."""
 
 import io
 import json
