@@ -22,7 +22,7 @@ from .encryption import chosen_recipients
 from .folder import check_signer
 from .promote import carry_out, overridden, prepare
 from .register import Registrar, release_champion, release_of
-from .releases import SEVERAL, Arm, publish
+from .releases import SEVERAL, Arm, Document, is_current, publish
 from .versions import CHAMPION, find_version
 
 # %% ../../nbs/60_registry/26_rollout.ipynb #2bee61e4
@@ -208,6 +208,8 @@ def start(
     "Begin a rollout and release its first step; the state"
     versions = [find_version(ledger, text) for text in candidates]
     model = _one_model(versions, plan)
+    if begun := _begun(settings, ledger, model, versions, plan):
+        return _publish(settings, ledger, begun)
     champion = ledger.alias(model, CHAMPION)
     _check_start(ledger, model, champion, versions)
     for version in versions:
@@ -251,6 +253,17 @@ def _one_model(versions: list[dict[str, Any]], plan: Plan) -> str:
     if len({version["version"] for version in versions}) != len(versions):
         raise UsageError("A version stands twice among the candidates.", "Name each once.")
     return names[0]
+
+
+def _begun(settings: Settings, ledger: "Ledger", model: str, versions: list[dict[str, Any]], plan: Plan) -> Any:
+    "The same rollout, begun by a command that died before its release was on the disk"
+    state = standing(ledger, model)
+    newest = ledger.releases(model)[:1]
+    if not state or [arm["version"] for arm in state["candidates"]] != [version["version"] for version in versions]:
+        return None
+    document = Document.parse(newest[0]["document"])._replace(generation=newest[0]["generation"])
+    published = is_current(settings.workspace.path / "releases", document)
+    return None if published or state["kind"] != plan.kind else state
 
 
 def _check_start(ledger: "Ledger", model: str, champion: int | None, versions: list[dict[str, Any]]) -> None:
@@ -362,7 +375,8 @@ def abort(
     reason: str = "",
 ) -> dict[str, Any]:
     "Give the champion all of the traffic again, at once; the state"
-    state = need_standing(ledger, model)
+    newest = next(iter(history(ledger, model)), None)  # the release may have ended it in a command that died then
+    state = newest if newest and newest["state"] in (RUNNING, PAUSED) else need_standing(ledger, model)
     champion = find_version(ledger, f"{model}:{ledger.alias(model, CHAMPION)}")
     release_champion(_registrar(settings, ledger, champion), model, hurry=True, alone=True)
     return _note(settings, ledger, {**state, "state": "aborted", "since": _now()}, "abort", reason)
