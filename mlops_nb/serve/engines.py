@@ -52,9 +52,9 @@ class Feeder:
         records: Records,
     ) -> dict[str, np.ndarray]:
         "The arrays: rows x columns"
-        made = {block: records.block(block, places) for block, places in self._places.items()}
         if self._whole:
-            return {name: made[block] for name, block, _ in self._slices}
+            return {name: records.block(block, self._places[block]) for name, block, _ in self._slices}
+        made = {block: records.block(block, places) for block, places in self._places.items()}
         return {name: made[block][:, part] for name, block, part in self._slices}
 
 # %% ../../nbs/70_serve/05_engines.ipynb #1f2074eb

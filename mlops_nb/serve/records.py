@@ -7,8 +7,8 @@ __all__ = ['NO_TIME', 'UNSEEN', 'number_array', 'Records']
 
 # %% ../../nbs/70_serve/02_records.ipynb #9d85c2d7
 import struct
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
 from itertools import starmap
 from operator import itemgetter
 from typing import Any
@@ -27,11 +27,17 @@ def number_array(
     width: int,  # values of a row
 ) -> np.ndarray:
     "64-bit floats, rows x width; a missing value is NaN"
+    pack = _packer(width)
     try:
-        packed = b"".join(starmap(struct.Struct(f"={width}d").pack, rows))
+        packed = pack(*rows[0]) if len(rows) == 1 else b"".join(starmap(pack, rows))
     except struct.error:  # a missing value
         return np.array(rows, dtype=np.float64).reshape(len(rows), width)
-    return np.frombuffer(packed, dtype=np.float64).reshape(len(rows), width)
+    return np.frombuffer(packed).reshape(len(rows), width)
+
+
+@lru_cache(maxsize=256)
+def _packer(width: int) -> Callable[..., bytes]:
+    return struct.Struct(f"={width}d").pack
 
 
 def _text(value: str | None) -> str:

@@ -177,6 +177,8 @@ class RequestReader:
         return None
 
     def _fit(self, values: list[tuple[Any, ...]]) -> bool:
+        if not self._texts:
+            return True
         return all(row[place] is None or fits(row[place]) for place, fits in self._texts for row in values)
 
     def _unique(
