@@ -3,20 +3,21 @@
     python benchmarks/serving.py [--table FILE.csv.gz --target COLUMN] [--peers FOLDER] [--rounds 7] [--seconds 2]
                                  [--only small,many,binary,start,growth] [--json FILE]
 
-The model is the champion of `mlops-nb run tabular`: of the default table, or of the one that --table names. Each service
-runs one worker. One load generator, in a process of its own, keeps `--connections` connections busy; in every round the
-services take turns, so that what else the machine does meets all of them, and a figure is the median of the rounds'
-ratios. CPU is that of the whole process tree, in microseconds per request.
+The model is the champion of `mlops-nb run tabular`: of the default table, or of the one that --table names. Each
+service runs one worker. One load generator, in a process of its own, keeps `--connections` connections busy; in every
+round the services take turns, so that what else the machine does meets all of them, and a figure is the median of the
+rounds' ratios. CPU is that of the whole process tree, in microseconds per request.
 
-- `small`: one record. Ours by ONNX and by scikit-learn, beside plain BentoML with scikit-learn, an empty uvicorn, FastAPI with
-  pydantic and ONNX, MLServer, and `mlflow models serve`; and the private memory of the workers after it.
-- `many`: 1,000 records in JSON, our application beside a function that decodes with msgspec, asks onnxruntime and encodes the
-  same answer; both in this process.
-- `binary`: the same 1,000 records as 32-bit floats and as an Arrow stream, beside JSON, over HTTP.
+- `small`: one record. Ours by ONNX and by scikit-learn, beside plain BentoML with scikit-learn, an empty uvicorn,
+  FastAPI with pydantic and ONNX, MLServer, and `mlflow models serve`; and the private memory of the workers after it.
+- `many`: 1,000 records in JSON, our application beside a function that decodes with msgspec, asks onnxruntime and
+  encodes the same answer; both in this process.
+- `binary`: the same 1,000 records as 32-bit floats and as an Arrow stream, beside JSON: over HTTP, where the model
+  itself is part of the cost, and in this process what the body and the answer cost without it.
 - `start`: CPU seconds from the start of the command to the first answer that says ready.
 - `growth`: our application with 1, 10, 100 models, 1, 4, 16 arms, 10, 100, 1,000 features; in this process.
 
-Prints a table with the limits; exit code 1 when one is missed. Peers are installed under --peers (see serving_peers.py).
+Prints a table with the limits; exit code 1 when one is missed. Peers are installed under --peers (serving_peers.py).
 """
 
 import argparse
@@ -48,7 +49,8 @@ LIMITS = {  # what -> (at least or at most, value)
     f"{ONNX}: requests, of plain BentoML's": (">=", 12), f"{SKLEARN}: requests, of plain BentoML's": (">=", 3.5),
     f"{ONNX}: CPU, of raw uvicorn's": ("<=", 4), "CPU of FastAPI + pydantic + ONNX, of ours": (">=", 1.8),
     "CPU of MLServer, of ours": (">=", 6), "CPU of mlflow models serve, of ours": (">=", 10),
-    "1,000 rows in JSON, of raw msgspec + ONNX": ("<=", 1.3), "JSON, of float32": (">=", 8), "JSON, of Arrow": (">=", 8),
+    "1,000 rows in JSON, of raw msgspec + ONNX": ("<=", 1.3),
+    "body and answer in JSON, of float32": (">=", 8), "body and answer in JSON, of Arrow": (">=", 8),
     "worker's memory, of plain BentoML's": ("<=", 0.65), "CPU to start, of plain BentoML's": ("<=", 0.7),
 }  # fmt: skip
 ROWS = 1_000
@@ -149,19 +151,20 @@ class Running:
 
     def __init__(self, peer: Peer, folder: Path):
         self.peer, self.port = peer, free_port()
-        fill = lambda text: (
-            text.replace("{port}", str(self.port))
-            .replace("{port+1}", str(self.port + 1))
-            .replace("{port+2}", str(self.port + 2))
-        )  # noqa: E731, E501
         home = {"BENTOML_HOME": str(folder / "bentos" / str(self.port)), "BENTOML_DO_NOT_TRACK": "True"}
-        environment = {**os.environ, **home, **{key: fill(value) for key, value in peer.environment.items()}}
+        environment = {**os.environ, **home, **{key: self.fill(value) for key, value in peer.environment.items()}}
         self.log = folder / f"{self.port}.log"
         with open(self.log, "w") as output:
             self.process = subprocess.Popen(
-                list(map(fill, peer.command)), cwd=peer.folder, env=environment, stdout=output, stderr=output
+                list(map(self.fill, peer.command)), cwd=peer.folder, env=environment, stdout=output, stderr=output
             )
         self.started = self.wait()
+
+    def fill(self, text: str) -> str:
+        """The text with the port that was found, and the two above it."""
+        for more in range(3):
+            text = text.replace(f"{{port+{more}}}" if more else "{port}", str(self.port + more))
+        return text
 
     def wait(self, seconds: float = 180) -> float:
         """CPU seconds until it says that it is ready."""
@@ -376,31 +379,55 @@ def start(served: Served, folder: Path, asked: Any, report: Report) -> None:
     report.tell("CPU to start, of plain BentoML's", middle(a / b for a, b in zip(mine, plain, strict=True)), "x")
 
 
-def binary(served: Served, folder: Path, asked: Any, report: Report) -> None:
-    """The same records in three shapes, of the same service."""
+def shapes_of(served: Served) -> dict[str, tuple[bytes, str]]:
+    """The records as bodies: name -> content, media type."""
     import numpy as np
     import pyarrow as pa
 
-    records, names = served.records, [feature["name"] for feature in served.schema["features"]]
+    records, features = served.records, served.schema["features"]
     kinds = {"number": pa.float32(), "integer": pa.int32(), "boolean": pa.bool_(), "category": pa.string()}
-    types = [kinds[feature["kind"]] for feature in served.schema["features"]]
-    arrays = [pa.array([one[name] for one in records], kind) for name, kind in zip(names, types, strict=True)]
-    table, sink = pa.table(arrays, names), pa.BufferOutputStream()
+    arrays = {one["name"]: pa.array([row[one["name"]] for row in records], kinds[one["kind"]]) for one in features}
+    table, sink = pa.table(arrays), pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    arrow, floats = "application/vnd.apache.arrow.stream", "application/x-float32"
-    shapes = [
-        ("JSON", json.dumps(records).encode(), "application/json"),
-        ("Arrow", sink.getvalue().to_pybytes(), arrow),
-    ]
-    if all(feature["kind"] != "category" for feature in served.schema["features"]):
-        plain = np.array([[one[name] for name in names] for one in records], dtype="<f4").tobytes()
-        shapes.append(("float32", plain, floats))
-    peers = [ours(name, "auto", served, body=body, media=media, accept=media) for name, body, media in shapes]
+    shapes = {"JSON": (json.dumps(records).encode(), "application/json")}
+    shapes["Arrow"] = (sink.getvalue().to_pybytes(), "application/vnd.apache.arrow.stream")
+    if all(one["kind"] != "category" for one in features):
+        plain = np.array([[row[one["name"]] for one in features] for row in records], dtype="<f4")
+        shapes["float32"] = (plain.tobytes(), "application/x-float32")
+    return shapes
+
+
+def binary(served: Served, folder: Path, asked: Any, report: Report) -> None:
+    """The same records in three shapes, of the same service; and what the shapes cost beside the model."""
+    from mlops_nb.serve.call import encode
+    from mlops_nb.serve.tables import write_arrow, write_floats
+
+    shapes, predictor = shapes_of(served), table_of(served).base.predictor
+    outputs, places = predictor.outputs(predictor.reader.read(shapes["JSON"][0])), tuple(range(len(served.record)))
+    answers = {
+        "JSON": lambda: encode({"predictions": outputs.answers()}),
+        "Arrow": lambda: write_arrow(outputs, {}),
+        "float32": lambda: write_floats(outputs),
+    }
+
+    def handle(name: str) -> None:
+        body, media = shapes[name]
+        records = predictor.reader.tables.read(body, media.encode())
+        if all(feature["kind"] != "category" for feature in served.schema["features"]):
+            records.block("numbers", places)
+        answers[name]()
+
+    taken = taking_turns({name: partial(handle, name) for name in shapes}, asked.rounds * 3)
+    report.details["body and answer"] = {name: middle(values) for name, values in taken.items()}
+    for name in list(shapes)[1:]:
+        ratios = [one / other for one, other in zip(taken["JSON"], taken[name], strict=True)]
+        report.tell(f"body and answer in JSON, of {name}", middle(ratios), "x")
+    peers = [ours(name, "auto", served, body=body, media=media, accept=media) for name, (body, media) in shapes.items()]
     alone = argparse.Namespace(**{**vars(asked), "connections": 2})
     rounds = interleaved(peers, folder, alone, report, "binary")
-    for name, *_ in shapes[1:]:
-        report.tell(f"JSON, of {name}", paired(rounds, "cpu", "JSON", name), "x")
+    for name in list(shapes)[1:]:
+        report.tell(f"whole request in JSON, of {name}", paired(rounds, "cpu", "JSON", name), "x")
 
 
 def application(*tables: Any) -> Any:
@@ -593,7 +620,7 @@ def main() -> int:
     parser.add_argument("--workspace", type=Path, help="a folder to train in, used again when it has a release")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2)
-    parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--only", default=",".join(PARTS))
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()

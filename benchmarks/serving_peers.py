@@ -1,9 +1,9 @@
 """The services that `serving.py` compares ours with: their sources, their environments, how each is asked.
 
-A peer gets an environment of its own under a folder that is named, made with uv once and used again; one that cannot be
-installed is reported as such and left out. All that unpickle the fitted pipeline find this project's code on their path,
-and the same scikit-learn, NumPy and pandas as it was fitted with. Every peer runs one worker with one thread per library,
-and is asked in the way that its documentation shows, with its access log switched off.
+A peer gets an environment of its own under a folder that is named, made with uv once and used again; one that cannot
+be installed is reported as such and left out. All that unpickle the fitted pipeline find this project's code on their
+path, and the same scikit-learn, NumPy and pandas as it was fitted with. Every peer runs one worker with one thread per
+library, and is asked in the way that its documentation shows, with its access log switched off.
 """
 
 import json
@@ -53,12 +53,14 @@ from pydantic import BaseModel, Field, create_model
 schema = json.load(open(os.environ["PEER_SCHEMA"]))
 TYPES = {"number": float, "integer": int, "boolean": bool, "category": str}
 features = schema["features"]
-fields = {
-    f"f{n}": (Optional[TYPES[f["kind"]]] if f["nullable"] else TYPES[f["kind"]],
-              Field(None if f["nullable"] else ..., alias=f["name"], **({"ge": -1e15, "le": 1e15} if f["kind"] == "number" else {})))
-    for n, f in enumerate(features)
-}
-Record = create_model("Record", **fields)
+
+def field(feature):
+    kind, sized = TYPES[feature["kind"]], {"ge": -1e15, "le": 1e15} if feature["kind"] == "number" else {}
+    if feature["nullable"]:
+        return Optional[kind], Field(None, alias=feature["name"], **sized)
+    return kind, Field(alias=feature["name"], **sized)
+
+Record = create_model("Record", **{f"f{n}": field(feature) for n, feature in enumerate(features)})
 Prediction = create_model("Prediction", prediction=(str, ...), probabilities=(dict[str, float], ...))
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = 1
