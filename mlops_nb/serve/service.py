@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['ONE_THREAD', 'logger', 'NOTE', 'CHOICE', 'keep_quiet', 'StartError', 'find_releases', 'verified_releases',
-           'environment_of', 'is_worker', 'end_server', 'own_metrics_folder', 'Predictions', 'followed',
-           'PredictionService', 'describe', 'TrainedImage', 'check_contents', 'image_of', 'make_service']
+           'environment_of', 'is_worker', 'end_server', 'give_up', 'own_metrics_folder', 'Predictions', 'followed',
+           'PredictionService', 'command_host', 'describe', 'TrainedImage', 'check_contents', 'image_of',
+           'make_service']
 
 # %% ../../nbs/70_serve/08_service.ipynb #29e2e963
 import atexit
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import bentoml
+import click
 from _bentoml_sdk import Service as BentoService
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.context import server_context
@@ -33,13 +35,19 @@ from ..core.settings import Settings, find_project, load_settings
 from ..registry.bento_store import bento_name
 from ..registry.releases import Release, choose_models, read_release, released_models
 from ..registry.verify import NotVerified, verify_arm
+from .access import access_of
 from .app import App, Application
 from .decisions import DecisionLog
+from .events import ServingEvents, events_path
 from .following import Ballot, Follower
+from .hardening import check_reach, default_host, socket_host, tls_options
+from .housekeeping import Keeping
+from .life import REFUSED, die_with
 from .meter import SHARED
 from .openapi import openapi
 from .predictor import as_sent, typical_record
 from .slots import Slots
+from .worker import ServingWorker, look_after, patience_of
 
 # %% ../../nbs/70_serve/08_service.ipynb #e1224144
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -109,15 +117,25 @@ def end_server(error: MlopsError) -> None:
     except FileExistsError:  # another worker has said it
         logger.debug("%s", error)
     os.kill(os.getppid(), signal.SIGTERM)
-    sys.exit(1)
+    sys.exit(REFUSED)
+
+
+def give_up(
+    reason: str,  # why the server ends
+) -> None:
+    "End this server, whose workers end again and again"
+    (own_metrics_folder() / NOTE).write_text(reason, encoding="utf-8")
+    logger.error("The server ends: %s", reason)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @cache
-def own_metrics_folder() -> None:
+def own_metrics_folder() -> Path:
     "Give this server a folder of its own for its workers' metrics, and clean up behind it"
     folder = Path(tempfile.gettempdir()) / f"mlops-nb-serve-{os.urandom(8).hex()}"  # BentoML makes it
     BentoMLContainer.prometheus_multiproc_dir.set(str(folder))
     atexit.register(_leave, folder, os.getpid())
+    return folder
 
 
 def _leave(folder: Path, owner: int) -> None:
@@ -156,7 +174,8 @@ def followed(
 ) -> Follower:
     "The models of the service's releases, loaded once in this process"
     shared = os.environ.get(SHARED) or tempfile.mkdtemp(prefix="mlops-nb-")
-    follower = Follower(inner.settings, Slots(), Ballot(Path(shared)))
+    note = ServingEvents(events_path(inner.settings)).add
+    follower = Follower(inner.settings, Slots(), Ballot(Path(shared)), note)
     follower.begin()
     return follower
 
@@ -168,27 +187,55 @@ class PredictionService(BentoService[Predictions]):
 
     def to_asgi(self, *args: Any, **kwargs: Any) -> Any:
         "The ASGI application of one worker"
-        serving = self.inner.settings.serving
+        settings = self.inner.settings
+        serving = settings.serving
         try:
+            check_reach(socket_host(sys.argv) if is_worker() else "", settings.access)
+            access = access_of(settings)
             follower = followed(self.inner)
+            kept = Keeping(self.inner.settings, follower.slots)
         except MlopsError as error:
             if is_worker():
                 end_server(error)
             raise StartError(str(error)) from error
         for table in follower.slots.tables.values():
             logger.info("%r is ready", table)
-        follower.follow()
+        worker = ServingWorker(serving, self.name, server_context.worker_index or 1)
+        follower.follow(worker.meter.seen)
         behind = cast(Application, super().to_asgi(*args, **kwargs))
-        log = DecisionLog(self.inner.settings.workspace.path / "decisions", serving.decisions)
-        app = App(behind, follower.slots, serving.max_body, serving.threads, log)
+        decisions = DecisionLog(settings.workspace.path / "decisions", serving.decisions)
+        parts: dict[str, Any] = {"decisions": decisions, "access": access, "log": kept.log, "routes": kept.routes}
+        watch: dict[str, Any] = {"watchers": worker.watchers, "worker": worker}
+        app = App(behind, follower.slots, serving.max_body, worker.intake, **parts, **watch)
+        kept.begin(app.meter)
         gc.collect()
         gc.freeze()  # what is loaded by now stays: no later collection need look at it
         return app
+
+    def inject_config(self) -> None:
+        "Tell BentoML where to listen and how, unless its own options say so; and refuse to be reached by everybody"
+        settings, kept = self.inner.settings, self.config
+        try:
+            self.config = cast(Any, {**kept, "http": {"host": default_host()}, "ssl": tls_options(settings)})
+            super().inject_config()
+            check_reach(command_host(), settings.access)
+        except MlopsError as error:
+            raise StartError(str(error)) from None
+        finally:
+            self.config = kept  # what a Bento is told of this service names no file of this machine
 
     @property
     def openapi_spec(self) -> Any:
         "The OpenAPI document, with the model's own fields"
         return describe(self.inner.release)
+
+
+def command_host() -> str:
+    "The address that a command of BentoML is about to listen at; empty for a command that does not listen"
+    context = click.get_current_context(silent=True)
+    if context is None or "host" not in context.params:
+        return ""
+    return str(context.params["host"] or BentoMLContainer.http.host.get())
 
 
 def describe(release: Release) -> dict[str, Any]:
@@ -259,8 +306,10 @@ def make_service() -> PredictionService:
     "The service of the project around the current folder; a `StartError` says what is missing"
     keep_quiet()
     settings, (release, *_) = find_releases()
-    if not is_worker():
-        own_metrics_folder()
+    if is_worker():
+        die_with(os.getppid(), patience_of(settings.serving))
+    else:
+        look_after(settings.serving, own_metrics_folder(), give_up)
     arm = release.document.arms[0]
     inner = type(
         "Predictions", (Predictions,), {"settings": settings, "release": release, "__doc__": Predictions.__doc__}
