@@ -10,6 +10,7 @@ __all__ = ['ONE_THREAD', 'logger', 'NOTE', 'CHOICE', 'keep_quiet', 'StartError',
 
 # %% ../../nbs/70_serve/08_service.ipynb #29e2e963
 import atexit
+import gc
 import logging
 import os
 import shutil
@@ -61,6 +62,7 @@ def keep_quiet() -> None:
     for variable in ONE_THREAD:
         os.environ.setdefault(variable, "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.getLogger("uvicorn.access").propagate = False  # it would format a line for each request that nobody reads
 
 # %% ../../nbs/70_serve/08_service.ipynb #496c24d4
 class StartError(BentoMLException):
@@ -210,6 +212,8 @@ class PredictionService(BentoService[Predictions]):
         app.mirror = ShadowMirror(app.meter, settings.workspace.path / "shadows")
         atexit.register(app.mirror.close)
         kept.begin(app.meter)
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays: no later collection need look at it
         return app
 
     def inject_config(self) -> None:
