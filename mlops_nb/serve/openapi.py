@@ -114,6 +114,8 @@ def _who() -> dict[str, Any]:
     return {
         "model": {"type": "string"},
         "version": {"type": "integer"},
+        "arm": {"type": "string", "description": "of the release: `champion`, `challenger`, ..."},
+        "generation": {"type": "integer", "description": "of the release"},
         "request_id": {"type": "string", "description": "also in the header `x-request-id`"},
     }
 

@@ -150,9 +150,10 @@ class ReleasedModel:
         wanted: Format = "auto",  # `[serving] format`
         identity: str = "",  # where the secret key of an encrypted model is
         project: Path = Path(),  # where a relative path in `identity` begins
+        arm: Arm | None = None,  # of the release; default: its first
     ):
         self._key = (identity, project)
-        self._arm = release.document.arms[0]
+        self._arm = arm or release.document.arms[0]
         self._release, self._verified = release, verified
         self.model, self.generation = release.document.model, release.document.generation
         self.version, self.digest = self._arm.version, self._arm.digest
@@ -249,14 +250,15 @@ def load_model(
     wanted: Format = "auto",  # `[serving] format`
     identity: str = "",  # where the secret key of an encrypted model is
     project: Path = Path(),  # where a relative path in `identity` begins
+    arm: Arm | None = None,  # of the release; default: its first
 ) -> ReleasedModel:
     "The model of a release, ready to be asked; a `StorageError` says why it cannot be"
     try:
-        return ReleasedModel(release, max_rows, verified, wanted, identity, project)
+        return ReleasedModel(release, max_rows, verified, wanted, identity, project, arm)
     except MlopsError:
         raise
     except Exception as error:
-        arm: Arm = release.document.arms[0]
+        arm = arm or release.document.arms[0]
         message = (
             f"Version {arm.version} of {release.document.model} cannot be loaded: {type(error).__name__}: "
             f"{str(error).removesuffix('.')}."

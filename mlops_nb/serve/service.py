@@ -37,6 +37,7 @@ from .decisions import DecisionLog
 from .meter import SHARED
 from .openapi import openapi
 from .predictor import ReleasedModel, as_sent, load_model, typical_record
+from .slots import Slots, only
 
 # %% ../../nbs/70_serve/08_service.ipynb #e1224144
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -163,7 +164,7 @@ class PredictionService(BentoService[Predictions]):
         logger.info("%r is ready", released)
         behind = cast(Application, super().to_asgi(*args, **kwargs))
         log = DecisionLog(self.inner.settings.workspace.path / "decisions", serving.decisions)
-        return App(behind, released, serving.max_body, serving.threads, log)
+        return App(behind, Slots(only(released)), serving.max_body, serving.threads, log)
 
     @property
     def openapi_spec(self) -> Any:

@@ -9,8 +9,10 @@ import pytest
 
 from mlops_nb.core.errors import StorageError
 from mlops_nb.registry.releases import read_release
-from mlops_nb.serve.app import DRAINED, App
+from mlops_nb.serve.app import App
+from mlops_nb.serve.call import DRAINED
 from mlops_nb.serve.predictor import load_model
+from mlops_nb.serve.slots import Slots, only
 
 RECORD = {"age": 41, "account balance": 120.5, "married": True, "job": "clerk", "since": "2021-03-01"}
 JSON = {"content-type": "application/json"}
@@ -29,7 +31,7 @@ def model(served_project):
 
 @pytest.fixture
 def app(model):
-    return App(behind, model, max_body=10_000)
+    return App(behind, Slots(only(model)), max_body=10_000)
 
 
 def ask(app, path, method="GET", **options):
@@ -66,7 +68,7 @@ def test_routes(app, path, media):
 
 @pytest.mark.parametrize("path", ["/", "/schema", "/docs.json", "/readyz", "/metrics"])
 def test_without_a_model_nothing_is_ready(path):
-    answer = ask(App(behind), path)
+    answer = ask(App(behind, Slots()), path)
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "1"
 
@@ -129,11 +131,11 @@ def test_a_client_that_hangs_up_gets_no_answer(app):
     assert post(app, receiver(piece(b"{"), {"type": "http.disconnect"})) == []
 
 
-def test_a_model_that_fails_is_logged_once_and_not_told(app, monkeypatch, caplog):
+def test_a_model_that_fails_is_logged_once_and_not_told(app, model, monkeypatch, caplog):
     def fail(records):
         raise ValueError("the reason")
 
-    monkeypatch.setattr(app.predictor, "predict", fail)
+    monkeypatch.setattr(model, "predict", fail)
     with caplog.at_level(logging.ERROR):
         answer = ask(app, "/predict", "POST", json=RECORD)
     assert answer.status_code == 500

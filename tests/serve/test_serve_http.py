@@ -29,7 +29,7 @@ def test_one_record(server):
     answer = server.ask("/predict", RECORD)
     assert answer.status == 200, answer.text
     said = answer.json
-    assert set(said) == {"prediction", "probabilities", "model", "version", "request_id"}
+    assert set(said) == {"prediction", "probabilities", "model", "version", "arm", "generation", "request_id"}
     assert said["prediction"] == max(said["probabilities"], key=said["probabilities"].get)
     assert abs(sum(said["probabilities"].values()) - 1) < 1e-9
     assert (said["model"], said["version"]) == ("churn", 1)
@@ -40,7 +40,7 @@ def test_batch_equals_single_records(server):
     batch = server.ask("/predict", records).json
     singles = [server.ask("/predict", record).json for record in records]
     assert [row["probabilities"] for row in batch["predictions"]] == [row["probabilities"] for row in singles]
-    assert set(batch) == {"predictions", "model", "version", "request_id"}
+    assert set(batch) == {"predictions", "model", "version", "arm", "generation", "request_id"}
 
 
 def test_every_row_of_the_table_is_answered_as_the_model_answers(server):
@@ -279,7 +279,9 @@ def test_metrics_count_by_route_and_version_and_do_not_grow(server):
         *("/", "/predict", "/schema", "/livez", "/healthz", "/readyz", "/metrics", "/docs.json", "/docs.js", "other")
     }
     text = server.ask("/metrics").text
-    assert 'mlops_nb_model_info{digest="5d5d5d5d5d5d",generation="1",model="churn",version="1"} 1.0' in text
+    assert (
+        'mlops_nb_model_info{arm="champion",digest="5d5d5d5d5d5d",generation="1",model="churn",version="1"} 1.0' in text
+    )
     assert "random-" not in text
 
 

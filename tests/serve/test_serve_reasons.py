@@ -10,6 +10,7 @@ from mlops_nb.registry.releases import read_release
 from mlops_nb.serve.app import App
 from mlops_nb.serve.decisions import MOST_EXPLAINED, DecisionLog, read_decisions
 from mlops_nb.serve.predictor import load_model
+from mlops_nb.serve.slots import Slots, only
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def post(app, query="", record=RECORD, **headers):
 
 
 def test_reasons_add_up_and_are_stored_as_told(model, tmp_path):
-    app = App(behind, model, decisions=DecisionLog(tmp_path, "inputs"))
+    app = App(behind, Slots(only(model)), decisions=DecisionLog(tmp_path, "inputs"))
     plain, told = post(app).json(), post(app, "?explain=5", **{"x-request-id": "case-7"}).json()
     assert told["probabilities"] == plain["probabilities"] and "reasons" not in plain
     facts = told["explained"]
@@ -36,7 +37,7 @@ def test_reasons_add_up_and_are_stored_as_told(model, tmp_path):
 
 
 def test_each_record_of_a_list_has_its_reasons(model, tmp_path):
-    app = App(behind, model, decisions=DecisionLog(tmp_path))
+    app = App(behind, Slots(only(model)), decisions=DecisionLog(tmp_path))
     told = post(app, "?explain=2", [RECORD, RECORD | {"age": 20, "job": None}]).json()
     assert [len(one["reasons"]) for one in told["predictions"]] == [2, 2]
     stored = read_decisions(tmp_path)
@@ -49,14 +50,14 @@ WRONG = ["=0", "=-1", "=6", "=x", "=", "=1&explain=2", "=%F0%9F"]
 
 @pytest.mark.parametrize("query", [*(f"?explain{wrong}" for wrong in WRONG), "?Explain=2", "?explane=2"])
 def test_what_is_no_number_of_reasons_is_refused(model, tmp_path, query):
-    app = App(behind, model, decisions=DecisionLog(tmp_path))
+    app = App(behind, Slots(only(model)), decisions=DecisionLog(tmp_path))
     answer = post(app, query)
     assert answer.status_code == 422 and "explain" in answer.json()["detail"]
     assert not read_decisions(tmp_path)
 
 
 def test_too_many_records_to_explain(model, tmp_path):
-    app = App(behind, model, decisions=DecisionLog(tmp_path))
+    app = App(behind, Slots(only(model)), decisions=DecisionLog(tmp_path))
     answer = post(app, "?explain=1", [RECORD] * (MOST_EXPLAINED + 1))
     assert answer.status_code == 413 and "101 records" in answer.json()["detail"]
     assert post(app, "", [RECORD] * (MOST_EXPLAINED + 1)).status_code == 200
@@ -64,16 +65,16 @@ def test_too_many_records_to_explain(model, tmp_path):
 
 def test_a_decision_that_cannot_be_stored_is_not_given(model, tmp_path):
     (tmp_path / "decisions").write_text("a file in the way")
-    app = App(behind, model, decisions=DecisionLog(tmp_path / "decisions"))
+    app = App(behind, Slots(only(model)), decisions=DecisionLog(tmp_path / "decisions"))
     answer = post(app, "?explain=1")
     assert answer.status_code == 503 and "could not be stored" in answer.json()["detail"]
     assert post(app).status_code == 200
-    off = App(behind, model, decisions=DecisionLog(tmp_path / "decisions", "off"))
+    off = App(behind, Slots(only(model)), decisions=DecisionLog(tmp_path / "decisions", "off"))
     assert post(off, "?explain=1").status_code == 200
 
 
 def test_a_line_cut_short_hides_no_other(model, tmp_path):
-    app = App(behind, model, decisions=DecisionLog(tmp_path))
+    app = App(behind, Slots(only(model)), decisions=DecisionLog(tmp_path))
     post(app, "?explain=1")
     (file,) = tmp_path.glob("churn/*.jsonl")
     file.write_bytes(file.read_bytes() + b'{"request_id": "cut')
@@ -91,7 +92,7 @@ def test_a_server_tells_and_stores_reasons(server, served_project):
 
 
 def test_a_disk_that_fills_up_takes_no_half_line(model, tmp_path):
-    app = App(behind, model, decisions=DecisionLog(tmp_path))
+    app = App(behind, Slots(only(model)), decisions=DecisionLog(tmp_path))
     assert post(app, "?explain=1").status_code == 200
     (file,) = tmp_path.rglob("*.jsonl")
     before, limits = file.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
