@@ -38,6 +38,7 @@ from .openapi import POLICY, SCRIPT, openapi, page
 from .problem import Problem
 from .requests import Records, RequestReader
 from .slots import Logged, Slot, Slots, Table
+from .try_page import TryPage
 
 # %% ../../nbs/70_serve/07_app.ipynb #cb1c6ce5
 logger = logging.getLogger("bentoml.mlops_nb")
@@ -111,8 +112,9 @@ class App:
             "/healthz": Route("GET", "", self.alive),
             "/readyz": Route("GET", "", self.ready),
             "/metrics": Route("GET", "metrics", self.metrics),
+            "/docs": Route("GET", "", self.page),
             "/docs.js": Route("GET", "", self.script),
-            "/": Route("GET", "", self.page),
+            **TryPage(self.slots, lambda: self.routes).routes(),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -257,7 +259,7 @@ class App:
         return Answer(200, b"text/javascript; charset=utf-8", SCRIPT.encode())
 
     async def page(self, call: Call) -> Answer:
-        "GET /"
+        "GET /docs"
         html = page(self.slots.table().model).encode()
         return Answer(200, b"text/html; charset=utf-8", html, ((b"content-security-policy", POLICY.encode()),))
 

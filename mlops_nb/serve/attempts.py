@@ -6,7 +6,7 @@
 __all__ = ['AGAIN', 'HINTS', 'Request', 'Reply', 'new_name', 'Retrying', 'retry_after', 'wait_after', 'conversation', 'checked',
            'failed']
 
-# %% ../../nbs/70_serve/50_attempts.ipynb #ec90f3d3
+# %% ../../nbs/70_serve/50_attempts.ipynb #12478010
 import os
 import random
 import time
@@ -18,7 +18,7 @@ import msgspec
 
 from .answers import ServiceError
 
-# %% ../../nbs/70_serve/50_attempts.ipynb #b00cd86c
+# %% ../../nbs/70_serve/50_attempts.ipynb #91c07625
 class Request(NamedTuple):
     "One request, as it is sent on each attempt"
 
@@ -47,7 +47,7 @@ def new_name() -> str:
     "A name for a request that nobody else uses"
     return os.urandom(12).hex()
 
-# %% ../../nbs/70_serve/50_attempts.ipynb #51969918
+# %% ../../nbs/70_serve/50_attempts.ipynb #1e1516b8
 AGAIN = frozenset({429, 502, 503, 504})  # too many requests; or nobody there who could answer now
 
 
@@ -82,7 +82,7 @@ def wait_after(
     grown = min(retrying.first * 2**attempt, retrying.longest)
     return random.uniform(grown / 2, grown) if asked is None else asked + random.uniform(0, grown / 2)
 
-# %% ../../nbs/70_serve/50_attempts.ipynb #e12659a5
+# %% ../../nbs/70_serve/50_attempts.ipynb #a2db9115
 def conversation(
     request: Request,
     retrying: Retrying,
@@ -106,7 +106,7 @@ def checked(reply: Reply, request: Request, attempts: int) -> Reply:
         return reply
     raise failed(reply, request, attempts)
 
-# %% ../../nbs/70_serve/50_attempts.ipynb #e3d58421
+# %% ../../nbs/70_serve/50_attempts.ipynb #d4fc0612
 HINTS = {
     401: "Give the client a key of this service: Client(url, key='env:NAME').",
     403: "Ask who runs the service for a key that may do this.",
@@ -131,4 +131,5 @@ def failed(reply: Reply, request: Request, attempts: int) -> ServiceError:
         told = _Told()
     detail = told.detail or f"{request.method} {request.path} was answered with status {reply.status}."
     name = told.request_id or request.name
-    return ServiceError(detail, reply.status, told.errors, name, attempts, HINTS.get(reply.status, ""))
+    hint = "" if told.detail and reply.status == 404 else HINTS.get(reply.status, "")
+    return ServiceError(detail, reply.status, told.errors, name, attempts, hint)

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['Client', 'AsyncClient']
 
-# %% ../../nbs/70_serve/50_client.ipynb #897d1731
+# %% ../../nbs/70_serve/50_client.ipynb #08f5dfe5
 import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
 from typing import Any, Unpack, overload
 
 from .answers import Prediction, Predictions, ServiceError, ServiceSchema
@@ -18,7 +19,7 @@ from .attempts import Reply, Request, conversation
 from .exchange import Context, Exchange, checked_size, halves, lost, moved, read_as, read_batch
 from .records import Record, Source, TableLike, pieces, pieces_of
 
-# %% ../../nbs/70_serve/50_client.ipynb #e2e8d934
+# %% ../../nbs/70_serve/50_client.ipynb #67cfc048
 class Client(Exchange):
     "Asks a service; may be used by several threads at once"
 
@@ -108,19 +109,20 @@ class Client(Exchange):
         about: Prediction | str,  # an answer, or the id of its request
         label: str | float | bool,  # what turned out to be true
         row: int | None = None,  # number of the record in that request; default: that of the answer
+        at: datetime | str | None = None,  # when it became known; default: now
     ) -> dict[str, Any]:
         "Tell what was true about a record that was asked about earlier; telling it twice changes nothing"
-        return read_as(self._ask(self.label(about, label, row)), dict)
+        return read_as(self._ask(self.label(about, label, row, at)), dict)
 
     def schema(self) -> ServiceSchema:
         "What the service takes and predicts"
-        return read_as(self._ask(self.request("GET", "/schema")), ServiceSchema)
+        return read_as(self._ask(self.request("GET", self.place("/schema"))), ServiceSchema)
 
     def ready(self) -> bool:
         "Whether the service is there and its model is loaded; asked once, without patience"
         return self._once(self.request("GET", "/readyz")).status == 200
 
-# %% ../../nbs/70_serve/50_client.ipynb #dc985970
+# %% ../../nbs/70_serve/50_client.ipynb #62d8afe1
 class AsyncClient(Exchange):
     "Asks a service from coroutines"
 
@@ -214,13 +216,14 @@ class AsyncClient(Exchange):
         about: Prediction | str,  # an answer, or the id of its request
         label: str | float | bool,  # what turned out to be true
         row: int | None = None,  # number of the record in that request; default: that of the answer
+        at: datetime | str | None = None,  # when it became known; default: now
     ) -> dict[str, Any]:
         "Tell what was true about a record that was asked about earlier; telling it twice changes nothing"
-        return read_as(await self._ask(self.label(about, label, row)), dict)
+        return read_as(await self._ask(self.label(about, label, row, at)), dict)
 
     async def schema(self) -> ServiceSchema:
         "What the service takes and predicts"
-        return read_as(await self._ask(self.request("GET", "/schema")), ServiceSchema)
+        return read_as(await self._ask(self.request("GET", self.place("/schema"))), ServiceSchema)
 
     async def ready(self) -> bool:
         "Whether the service is there and its model is loaded; asked once, without patience"

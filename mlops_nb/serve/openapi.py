@@ -258,7 +258,7 @@ POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' d
 def page(
     title: str,  # shown in the browser's tab
 ) -> str:
-    "The HTML of the page at `/`"
+    "The HTML of the page at `/docs`"
     from html import escape
 
     return PAGE.format(title=escape(title))
