@@ -259,13 +259,14 @@ def release_champion(
     registrar: Registrar,
     name: str,
     hurry: bool = False,  # leave requirements.txt as it is, which takes longer to write than all else
+    alone: bool = False,  # with all of the traffic, whatever other versions share it now
 ) -> None:
     "See to it that the champion of a model is released, encrypted for whom it is to be"
     if registrar.ledger.alias(name, CHAMPION) is None:
         return
     recipients = chosen_recipients(registrar.settings, registrar.ledger, name)
     with FileLock(make_folder(registrar.releases) / ".lock"):  # whoever moved the alias last asks last
-        while not _is_released(registrar, name, recipients):
+        while not _is_released(registrar, name, recipients, alone):
             if _publish(registrar, name, recipients, hurry):
                 break
     for plain in plain_versions(registrar.releases / name) if recipients else ():
@@ -287,10 +288,10 @@ def _publish(registrar: Registrar, name: str, recipients: tuple[str, ...], hurry
     return True
 
 
-def _is_released(registrar: Registrar, name: str, recipients: tuple[str, ...]) -> bool:
+def _is_released(registrar: Registrar, name: str, recipients: tuple[str, ...], alone: bool) -> bool:
     newest = registrar.ledger.releases(name)[:1]
-    standing = registrar.ledger.alias(name, CHAMPION)
-    if not newest or standing not in [arm["version"] for arm in newest[0]["document"]["arms"]]:
+    arms = newest[0]["document"]["arms"] if newest else []
+    if not arms or arms[0]["version"] != registrar.ledger.alias(name, CHAMPION) or (alone and len(arms) > 1):
         return False
     document = Document.parse(newest[0]["document"])._replace(generation=newest[0]["generation"])
     complete = (registrar.releases / REQUIREMENTS).is_file() and _holds_version(registrar, name, document, recipients)

@@ -103,7 +103,7 @@ def _released(settings: Settings, name: str) -> list[int]:
         arms = read_release(settings.workspace.path / "releases", name).document.arms
     except MlopsError:  # there is none, or it is damaged
         return []
-    return [arm.version for arm in arms]
+    return [arms[0].version]
 
 # %% ../../nbs/60_registry/25_rollback.ipynb #d2f3828e
 def rollback(

@@ -36,7 +36,7 @@ from .decisions import DecisionLog, asked_reasons, check_rows
 from .meter import Meter
 from .openapi import POLICY, SCRIPT, openapi, page
 from .problem import Problem
-from .requests import Records, RequestReader
+from .requests import Records
 from .slots import Logged, Slot, Slots, Table
 from .try_page import TryPage
 

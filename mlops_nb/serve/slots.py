@@ -122,6 +122,11 @@ class Table:
         self._splitter = Splitter({slot.arm: slot.weight for slot in slots}, salt)
         self._sure = self.arms[self._splitter.sure] if self._splitter.sure else None
 
+    def __repr__(self) -> str:
+        arms = [f"version {slot.version} ({slot.weight:.0%})" for slot in self.arms.values()]
+        shadows = [f"version {slot.version} (shadow)" for slot in self.shadows]
+        return f"{self.model}, generation {self.generation}: {', '.join([*arms, *shadows])}"
+
     def pick(
         self,
         user: str,  # who gets the same arm each time

@@ -95,6 +95,6 @@ def test_the_current_release_is_never_pruned(tmp_path):
 
 def test_a_release_of_a_later_format_is_refused(tmp_path):
     document, contents = release(1)
-    publish(tmp_path, document._replace(format=2), contents)
-    with pytest.raises(StorageError, match="has format 2, this mlops_nb reads format 1"):
+    publish(tmp_path, document._replace(format=3), contents)
+    with pytest.raises(StorageError, match="has format 3, this mlops_nb reads formats 1 and 2"):
         read_release(tmp_path, "churn")

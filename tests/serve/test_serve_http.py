@@ -320,4 +320,4 @@ def test_the_log_is_quiet_and_nobody_is_told(server):
     log = server.log.read_text()
     assert "Tracking Payload" not in log  # what BentoML's usage report writes when it is debugged
     assert "/predict" not in log
-    assert "churn version 1 (binary), generation 1 is ready" in log
+    assert "churn, generation 1: version 1 (100%) is ready" in log
