@@ -6,7 +6,7 @@
 __all__ = ['AGAIN', 'HINTS', 'Request', 'Reply', 'new_name', 'Retrying', 'retry_after', 'wait_after', 'conversation', 'checked',
            'failed']
 
-# %% ../../nbs/70_serve/50_attempts.ipynb #12478010
+# %% ../../nbs/70_serve/50_attempts.ipynb #86e3f028
 import os
 import random
 import time
@@ -18,7 +18,7 @@ import msgspec
 
 from .answers import ServiceError
 
-# %% ../../nbs/70_serve/50_attempts.ipynb #91c07625
+# %% ../../nbs/70_serve/50_attempts.ipynb #f68e0cf1
 class Request(NamedTuple):
     "One request, as it is sent on each attempt"
 
@@ -47,7 +47,7 @@ def new_name() -> str:
     "A name for a request that nobody else uses"
     return os.urandom(12).hex()
 
-# %% ../../nbs/70_serve/50_attempts.ipynb #1e1516b8
+# %% ../../nbs/70_serve/50_attempts.ipynb #30b0f033
 AGAIN = frozenset({429, 502, 503, 504})  # too many requests; or nobody there who could answer now
 
 
@@ -82,7 +82,7 @@ def wait_after(
     grown = min(retrying.first * 2**attempt, retrying.longest)
     return random.uniform(grown / 2, grown) if asked is None else asked + random.uniform(0, grown / 2)
 
-# %% ../../nbs/70_serve/50_attempts.ipynb #a2db9115
+# %% ../../nbs/70_serve/50_attempts.ipynb #365d7224
 def conversation(
     request: Request,
     retrying: Retrying,
@@ -106,7 +106,7 @@ def checked(reply: Reply, request: Request, attempts: int) -> Reply:
         return reply
     raise failed(reply, request, attempts)
 
-# %% ../../nbs/70_serve/50_attempts.ipynb #d4fc0612
+# %% ../../nbs/70_serve/50_attempts.ipynb #270cf8b7
 HINTS = {
     401: "Give the client a key of this service: Client(url, key='env:NAME').",
     403: "Ask who runs the service for a key that may do this.",

@@ -6,7 +6,7 @@
 __all__ = ['Key', 'EXPLAINED_AT_ONCE', 'KEPT', 'Kind', 'Context', 'Exchange', 'in_ascii', 'check_reference', 'look_up', 'read_as',
            'read_batch', 'moved', 'lost', 'checked_size', 'halves']
 
-# %% ../../nbs/70_serve/50_exchange.ipynb #817dcf28
+# %% ../../nbs/70_serve/50_exchange.ipynb #ca709e77
 import re
 import ssl
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from .answers import Prediction, Predictions, ServiceError
 from .attempts import Reply, Request, Retrying, new_name
 from .records import Record, encode, is_table, table_records
 
-# %% ../../nbs/70_serve/50_exchange.ipynb #fe8cdb01
+# %% ../../nbs/70_serve/50_exchange.ipynb #55f39338
 Key = str | Callable[[], str]
 EXPLAINED_AT_ONCE = 100  # records with reasons that a service takes in one request
 KEPT = 4.0  # seconds that an unused connection is kept: less than the five after which uvicorn closes it
@@ -126,7 +126,7 @@ def look_up(key: Key) -> str:
 
     return secret(key) if isinstance(key, str) else key()
 
-# %% ../../nbs/70_serve/50_exchange.ipynb #6f9b817b
+# %% ../../nbs/70_serve/50_exchange.ipynb #dd3420a8
 class _Batch(msgspec.Struct):
     predictions: list[Prediction]
     model: str = ""
@@ -169,7 +169,7 @@ def lost(error: Exception, url: str) -> Reply:
         return Reply(failure=f"The certificate of {url} is not trusted: {cause.verify_message}.", lasting=True)
     return Reply(failure=f"{url} gave no answer: {str(error).rstrip('.') or type(error).__name__}.")
 
-# %% ../../nbs/70_serve/50_exchange.ipynb #2357679c
+# %% ../../nbs/70_serve/50_exchange.ipynb #796caf2c
 def checked_size(
     batch: int,  # records in a request
     concurrency: int,  # requests under way

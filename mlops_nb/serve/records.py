@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Record', 'Source', 'TableLike', 'is_table', 'table_records', 'encode', 'pieces', 'pieces_of']
 
-# %% ../../nbs/70_serve/50_records.ipynb #f95ee1d1
+# %% ../../nbs/70_serve/50_records.ipynb #6435033d
 import json
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from datetime import date
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from ..core.errors import UsageError
 
-# %% ../../nbs/70_serve/50_records.ipynb #90d6f587
+# %% ../../nbs/70_serve/50_records.ipynb #1efb56bc
 Record = Mapping[str, Any]
 
 
@@ -55,7 +55,7 @@ def _pandas_column(column: Any) -> list[Any]:
     missing = column.isna().tolist()
     return [None if absent else value for value, absent in zip(column.tolist(), missing, strict=True)]
 
-# %% ../../nbs/70_serve/50_records.ipynb #03331e1d
+# %% ../../nbs/70_serve/50_records.ipynb #d4d33284
 def encode(
     records: Any,  # one record, or a list of them
 ) -> bytes:
@@ -80,7 +80,7 @@ def _plain(value: Any) -> Any:
         value=value,
     )
 
-# %% ../../nbs/70_serve/50_records.ipynb #2fa95e25
+# %% ../../nbs/70_serve/50_records.ipynb #a26dc88b
 Source = TableLike | Iterable[Record]
 
 

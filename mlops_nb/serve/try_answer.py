@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BARS', 'SHOWN', 'PROBLEMS', 'HISTORY', 'ANSWER']
 
-# %% ../../nbs/70_serve/53_try_answer.ipynb #54d9b1c6
+# %% ../../nbs/70_serve/53_try_answer.ipynb #13cb02dc
 BARS = r"""
 const number = (value, digits) => (value !== 0 && (Math.abs(value) < 1e-4 || Math.abs(value) >= 1e9)
   ? value.toExponential(1) : value.toLocaleString("en", { maximumSignificantDigits: digits })).replace("-", "−");
@@ -44,13 +44,14 @@ function reasons(said) {
       el("td", { class: "signed" }, el("span", { class: "both", "aria-hidden": "true" }, ...halves)),
       el("td", { class: "right" }, amount, el("span", { class: "unseen" }, `: ${reason.text}`)));
   });
-  const { unit, base, answer } = said.explained;
-  const caption = `What moved the ${unit} from ${number(base, 3)}, as is usual, to ${number(answer, 3)}`;
+  const { unit, output, base, answer } = said.explained;
+  const what = unit.split(" (")[0] + (said.probabilities && !unit.includes("'") ? ` of '${output}'` : "");
+  const caption = `What moved the ${what} from ${number(base, 3)}, as is usual, to ${number(answer, 3)}`;
   return el("table", { class: "reasons" }, el("caption", {}, caption), el("tbody", {}, ...rows));
 }
 """
 
-# %% ../../nbs/70_serve/53_try_answer.ipynb #3d93801c
+# %% ../../nbs/70_serve/53_try_answer.ipynb #d79c32e8
 SHOWN = r"""
 function source(said, milliseconds) {
   const facts = [["model", `${said.model} version ${said.version}`], ["arm", said.arm], ["release", said.generation],
@@ -87,7 +88,7 @@ function showFeedback(said) {
 }
 """
 
-# %% ../../nbs/70_serve/53_try_answer.ipynb #75cbb5a9
+# %% ../../nbs/70_serve/53_try_answer.ipynb #53cb1270
 PROBLEMS = r"""
 function showProblem(status, problem) {
   const errors = (problem.errors || []).filter((error) => error.field !== undefined);
@@ -114,7 +115,7 @@ function showErrors(asked) {
 }
 """
 
-# %% ../../nbs/70_serve/53_try_answer.ipynb #121ba485
+# %% ../../nbs/70_serve/53_try_answer.ipynb #bf41c3c5
 HISTORY = r"""
 function remember(said) {
   const entries = new Map([...state.entries].map(([name, one]) => [name, { ...one }]));
@@ -139,5 +140,5 @@ function recall(place) {
 }
 """
 
-# %% ../../nbs/70_serve/53_try_answer.ipynb #efe01dde
+# %% ../../nbs/70_serve/53_try_answer.ipynb #f7180840
 ANSWER = "".join((BARS, SHOWN, PROBLEMS, HISTORY))

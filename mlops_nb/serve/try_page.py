@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CALLS', 'ACTS', 'START', 'PAGE', 'STYLE', 'POLICY', 'SCRIPT', 'asset', 'TryPage']
 
-# %% ../../nbs/70_serve/54_try_page.ipynb #fc9d66df
+# %% ../../nbs/70_serve/54_try_page.ipynb #4adab231
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +16,7 @@ from .slots import Slots
 from .try_answer import ANSWER
 from .try_fields import FIELDS
 
-# %% ../../nbs/70_serve/54_try_page.ipynb #575df0b1
+# %% ../../nbs/70_serve/54_try_page.ipynb #3166590f
 CALLS = r"""
 const SHELL_QUOTE = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 const PYTHON_WORDS = { true: "True", false: "False", null: "None" };
@@ -69,7 +69,7 @@ function pythonText(parts) {
 }
 """
 
-# %% ../../nbs/70_serve/54_try_page.ipynb #7984ec7e
+# %% ../../nbs/70_serve/54_try_page.ipynb #83769d03
 ACTS = r"""
 let waiting = 0;
 function changed() {
@@ -102,7 +102,7 @@ async function predict(event) {
   const { status, document } = await ask(explain ? `predict?explain=${explain}` : "predict", `{${body(parts)}}`);
   const took = performance.now() - started;
   $("predict").removeAttribute("aria-busy");
-  if (status === 401) askForKey(document.detail);
+  if (status === 401 || status === 403) askForKey(document.detail);
   if (status !== 200) return showProblem(status, document);
   render();
   showAnswer(document, took);
@@ -117,17 +117,20 @@ function askForKey(detail) {
 }
 """
 
-# %% ../../nbs/70_serve/54_try_page.ipynb #6fa20fcc
+# %% ../../nbs/70_serve/54_try_page.ipynb #a1af8452
 START = r"""
 function useForm(form) {
   state.form = form;
+  $("keybox").hidden = true;
   const fields = form.groups.flatMap((group) => group.fields);
   state.fields = new Map(fields.map((field, place) => [field.name, { ...field, place }]));
   state.open = new Set(fields.length <= FOUND ? form.groups.keys() : [0]);
   document.title = `${form.model}: try it`;
   $("title").textContent = form.model;
-  const kinds = { binary: "one of two classes", multiclass: "one of several classes", regression: "a number" };
-  $("about").textContent = `Predicts ${form.target || "an answer"}, ${kinds[form.task]}, from ${fields.length} ${fields.length === 1 ? "input" : "inputs"}. Version ${form.version}.`;
+  const kinds = { binary: "one of two classes", multiclass: `one of ${form.classes.length} classes`, regression: "a number" };
+  const kind = form.classes.length && form.classes.length <= 5 ? form.classes.join(", ").replace(/, ([^,]*)$/, " or $1") : kinds[form.task];
+  $("about").textContent = `Predicts ${form.target || "an answer"} (${kind}) from ${fields.length} ${fields.length === 1 ? "input" : "inputs"}. Version ${form.version}.`;
+  if (model) $("docs").href = `./docs?model=${encodeURIComponent(model)}`;
   const buttons = form.examples.map((example, place) => el("button", { type: "button", onclick: () => fill(example) }, `example ${place + 1}`));
   $("examples").replaceChildren(...buttons, el("button", { type: "button", onclick: () => fill(null) }, "clear"));
   $("searchbox").hidden = fields.length <= 16;
@@ -161,13 +164,14 @@ $("models").addEventListener("change", () => (location.search = `?model=${encode
 $("keyform").addEventListener("submit", (event) => {
   event.preventDefault();
   state.key = $("key").value.trim();
+  $("keybox").hidden = Boolean(state.form);
   state.form ? changed() : start();
 });
 for (const button of document.querySelectorAll("button[data-of]")) button.addEventListener("click", () => copy(button));
 start();
 """
 
-# %% ../../nbs/70_serve/54_try_page.ipynb #13c7fc34
+# %% ../../nbs/70_serve/54_try_page.ipynb #c68f42bb
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -182,7 +186,7 @@ PAGE = """<!DOCTYPE html>
 <h1 id="title">Try the model</h1>
 <p id="about" class="quiet"></p>
 <p id="modelbox" hidden><label for="models">model</label> <select id="models"></select></p>
-<nav aria-label="More about this service"><a href="./docs">API documentation</a> <a href="./docs.json">OpenAPI document</a></nav>
+<nav aria-label="More about this service"><a id="docs" href="./docs">API documentation</a></nav>
 <noscript>This page needs JavaScript. The description of the service is at <a href="./docs.json">docs.json</a>.</noscript>
 </header>
 <section id="keybox" class="card" aria-labelledby="keyhead" hidden>
@@ -232,7 +236,7 @@ PAGE = """<!DOCTYPE html>
 </html>
 """
 
-# %% ../../nbs/70_serve/54_try_page.ipynb #14ff9655
+# %% ../../nbs/70_serve/54_try_page.ipynb #3d007714
 STYLE = """
 :root{--text:#1f2328;--quiet:#57606a;--ground:#fff;--raised:#f6f8fa;--line:#d0d7de;--edge:#6e7781;--link:#0a4f8a;
  --main:#0a4f8a;--fill:#0072b2;--up:#0072b2;--down:#b34700;--bad:#a40e26;--badground:#fde7ea;--warned:#7a4d00;--focus:#0969da}
@@ -295,7 +299,7 @@ pre{background:var(--raised);border:1px solid var(--line);border-radius:6px;padd
 @media (prefers-reduced-motion:no-preference){.track>span{transition:width .15s}}
 """
 
-# %% ../../nbs/70_serve/54_try_page.ipynb #92c5bc61
+# %% ../../nbs/70_serve/54_try_page.ipynb #ed48783b
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -316,7 +320,7 @@ def asset(
 
     return handler
 
-# %% ../../nbs/70_serve/54_try_page.ipynb #84cc4230
+# %% ../../nbs/70_serve/54_try_page.ipynb #b03e2d1f
 class TryPage:
     "The page's routes"
 

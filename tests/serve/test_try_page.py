@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import threading
 import time
+from pathlib import Path
 
+import bentoml
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +18,9 @@ from serve_support import contents_of, make_project
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
 from support import free_port
 
 from mlops_nb import Client
@@ -79,16 +84,16 @@ def address(server):
     return f"http://127.0.0.1:{server.port}/"
 
 
-async def nothing(scope, receive, send):
-    """Stands where BentoML stands, which these tests do not ask."""
-    await send({"type": "http.response.start", "status": 404, "headers": []})
-    await send({"type": "http.response.body", "body": b""})
+def static_files():
+    """What BentoML answers behind the application: its files of Swagger UI."""
+    folder = Path(bentoml.__file__).parent / "_internal" / "server" / "static_content"
+    return Starlette(routes=[Mount("/static_content", StaticFiles(directory=folder))])
 
 
 @contextlib.contextmanager
 def running(*models, around=lambda app: app, **options):
     """The application on a port; its address."""
-    app = around(App(nothing, Slots(*map(only, models)), **options))
+    app = around(App(static_files(), Slots(*map(only, models)), **options))
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
@@ -326,11 +331,14 @@ def test_whatever_a_category_is_called_it_is_text(page, hostile):
             assert json.loads(done.stdout)["probabilities"] == pytest.approx(expected)
 
 
+OPEN = ("/", "/try.js", "/try.css", "/docs", "/docs.js")
+
+
 def with_key(app):
     """The application behind a door that opens for one key."""
 
     async def guarded(scope, receive, send):
-        is_open = scope["type"] != "http" or scope["path"] in ("/", "/try.js", "/try.css")
+        is_open = scope["type"] != "http" or scope["path"] in OPEN or scope["path"].startswith("/static_content/")
         if is_open or (b"authorization", b"Bearer k-7") in scope["headers"]:
             return await app(scope, receive, send)
         headers = [(b"content-type", b"application/problem+json")]
@@ -402,6 +410,20 @@ def test_the_documentation_is_one_link_away(page, address):
     page.press("Enter")
     page.wait("document.querySelector('.opblock')")
     assert page.run("location.pathname") == "/docs"
+
+
+def test_the_documentation_takes_a_key_too(page, wide, hostile):
+    with running(hostile, wide, around=with_key) as address:
+        page.open(f"{address}docs?model=words", "document.activeElement.id === 'key'")
+        page.type("k-7")
+        page.press("Enter")
+        page.wait("document.querySelector('.opblock-post')")
+        click(page, ".opblock-post button")
+        page.wait("document.querySelector('button.execute')")
+        told = "document.querySelector('.live-responses-table td.response-col_status')"
+        page.wait(f"{told} || document.querySelector('button.execute').click()")  # it is deaf while it is drawn
+        assert page.run(f"{told}.innerText").startswith("200")
+        assert "/models/words/predict" in page.text(".request-url")
 
 
 def test_on_behalf_of_a_user(page, wide):
