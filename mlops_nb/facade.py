@@ -59,6 +59,7 @@ PUBLIC = {
     "Client": "mlops_nb.serve.client",
     "AsyncClient": "mlops_nb.serve.client",
     "ServiceError": "mlops_nb.serve.answers",
+    "predictions": "mlops_nb.serve.predictions",
 }
 
 

@@ -8,7 +8,9 @@ __all__ = ['PIPELINE', 'RANGE', 'RUN', 'AUTOML', 'PLAN', 'SEARCH', 'LINT', 'PAPE
            'COMMANDS', 'HEADLINE', 'START']
 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #c17d8fa7
+from .catalogue_access import ACCESS
 from .catalogue_files import FILES
+from .catalogue_log import PREDICTIONS
 from mlops_nb.commands.catalogue_look import (
     CARD,
     DELETE,
@@ -35,6 +37,7 @@ from mlops_nb.commands.catalogue_registry import (
     TAG_MODEL,
     WAIVE,
 )
+from .catalogue_release import RELEASES
 from mlops_nb.commands.catalogue_trust import (
     KEYS,
     KEYS_LIST,
@@ -433,9 +436,10 @@ COMMANDS = {
         *(RUNS, LEADERBOARD, SHOW, DIFF, LINEAGE, REPORT, LOGS, OPEN, MODELS, CARD),
         *(PROMOTE, ROLLBACK, APPROVE, REJECT, WAIVE, TAG_MODEL, NOTE_MODEL),
         *(SYNC, TAG, NOTE, STAR, EXPORT, DELETE),
-        *FILES,
+        *(*FILES, *ACCESS),
         *(SIGN, VERIFY, KEYS, KEYS_LIST, KEYS_NEW, KEYS_TRUST, KEYS_REVOKE, KEYS_ROTATE),
-        *(PACKAGE, PREDICT),
+        *RELEASES,
+        *(PACKAGE, PREDICT, PREDICTIONS),
         *(NEW, CONFIG, DOCTOR, GC, FSCK, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
     )
 }

@@ -7,14 +7,15 @@ __all__ = ['Scope', 'Receive', 'Send', 'Application', 'DRAINED', 'REQUEST_ID', '
            'check_media', 'request_id', 'Answer', 'as_json', 'as_problem', 'send_answer', 'Caller', 'Call', 'Route']
 
 # %% ../../nbs/70_serve/02_call.ipynb #9699a8fa
-import os
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import msgspec
 
+from .hardening import security_headers
 from .problem import PROBLEM_JSON, Problem
+from .request_ids import fresh_id
 
 # %% ../../nbs/70_serve/02_call.ipynb #0790e27a
 Scope = dict[str, Any]
@@ -80,7 +81,7 @@ def request_id(
 ) -> str:
     "The client's own name for the request if it has a sane one, else a fresh one"
     given = headers.get(b"x-request-id", b"")
-    return given.decode() if REQUEST_ID.fullmatch(given) else os.urandom(12).hex()
+    return given.decode() if REQUEST_ID.fullmatch(given) else fresh_id()
 
 # %% ../../nbs/70_serve/02_call.ipynb #c19301a6
 JSON = b"application/json"
@@ -112,14 +113,15 @@ async def send_answer(
     answer: Answer,
     name: str,  # of the request
     with_content: bool = True,  # False for a HEAD request
+    secure: bool = False,  # whether it goes over TLS
 ) -> None:
     "Put an answer on the wire"
     headers = [
         (b"content-type", answer.media),
         (b"content-length", b"%d" % len(answer.content)),
         (b"x-request-id", name.encode()),
-        (b"x-content-type-options", b"nosniff"),
         *answer.headers,
+        *security_headers(answer.headers, secure),
     ]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.content if with_content else b""})

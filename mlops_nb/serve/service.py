@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ONE_THREAD', 'logger', 'NOTE', 'CHOICE', 'keep_quiet', 'StartError', 'find_releases', 'verified_releases',
            'environment_of', 'is_worker', 'end_server', 'own_metrics_folder', 'Predictions', 'followed',
-           'PredictionService', 'describe', 'TrainedImage', 'check_contents', 'image_of', 'make_service']
+           'PredictionService', 'command_host', 'describe', 'TrainedImage', 'check_contents', 'image_of',
+           'make_service']
 
 # %% ../../nbs/70_serve/08_service.ipynb #29e2e963
 import atexit
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import bentoml
+import click
 from _bentoml_sdk import Service as BentoService
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.context import server_context
@@ -32,9 +34,13 @@ from ..core.settings import Settings, find_project, load_settings
 from ..registry.bento_store import bento_name
 from ..registry.releases import Release, choose_models, read_release, released_models
 from ..registry.verify import NotVerified, verify_arm
+from .access import access_of
 from .app import App, Application
 from .decisions import DecisionLog
+from .events import ServingEvents, events_path
 from .following import Ballot, Follower
+from .hardening import check_reach, default_host, socket_host, tls_options
+from .housekeeping import Keeping
 from .meter import SHARED
 from .openapi import openapi
 from .predictor import as_sent, typical_record
@@ -154,7 +160,8 @@ def followed(
 ) -> Follower:
     "The models of the service's releases, loaded once in this process"
     shared = os.environ.get(SHARED) or tempfile.mkdtemp(prefix="mlops-nb-")
-    follower = Follower(inner.settings, Slots(), Ballot(Path(shared)))
+    note = ServingEvents(events_path(inner.settings)).add
+    follower = Follower(inner.settings, Slots(), Ballot(Path(shared)), note)
     follower.begin()
     return follower
 
@@ -166,9 +173,13 @@ class PredictionService(BentoService[Predictions]):
 
     def to_asgi(self, *args: Any, **kwargs: Any) -> Any:
         "The ASGI application of one worker"
-        serving = self.inner.settings.serving
+        settings = self.inner.settings
+        serving = settings.serving
         try:
+            check_reach(socket_host(sys.argv) if is_worker() else "", settings.access)
+            access = access_of(settings)
             follower = followed(self.inner)
+            kept = Keeping(self.inner.settings, follower.slots)
         except MlopsError as error:
             if is_worker():
                 end_server(error)
@@ -177,13 +188,36 @@ class PredictionService(BentoService[Predictions]):
             logger.info("%r is ready", table)
         follower.follow()
         behind = cast(Application, super().to_asgi(*args, **kwargs))
-        log = DecisionLog(self.inner.settings.workspace.path / "decisions", serving.decisions)
-        return App(behind, follower.slots, serving.max_body, serving.threads, log)
+        decisions = DecisionLog(settings.workspace.path / "decisions", serving.decisions)
+        parts: dict[str, Any] = {"decisions": decisions, "access": access, "log": kept.log, "routes": kept.routes}
+        app = App(behind, follower.slots, serving.max_body, serving.threads, **parts)
+        kept.begin(app.meter.registry)
+        return app
+
+    def inject_config(self) -> None:
+        "Tell BentoML where to listen and how, unless its own options say so; and refuse to be reached by everybody"
+        settings, kept = self.inner.settings, self.config
+        try:
+            self.config = cast(Any, {**kept, "http": {"host": default_host()}, "ssl": tls_options(settings)})
+            super().inject_config()
+            check_reach(command_host(), settings.access)
+        except MlopsError as error:
+            raise StartError(str(error)) from None
+        finally:
+            self.config = kept  # what a Bento is told of this service names no file of this machine
 
     @property
     def openapi_spec(self) -> Any:
         "The OpenAPI document, with the model's own fields"
         return describe(self.inner.release)
+
+
+def command_host() -> str:
+    "The address that a command of BentoML is about to listen at; empty for a command that does not listen"
+    context = click.get_current_context(silent=True)
+    if context is None or "host" not in context.params:
+        return ""
+    return str(context.params["host"] or BentoMLContainer.http.host.get())
 
 
 def describe(release: Release) -> dict[str, Any]:

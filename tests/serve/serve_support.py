@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import textwrap
@@ -195,14 +196,16 @@ class Server:
     port: int
     log: Path
     headers: dict[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
+    tls: ssl.SSLContext | None = None  # what is trusted; None: HTTP
 
     def ask(self, path: str, body: Any = None, method: str | None = None, headers: dict | None = None) -> Answer:
         """Send one request; a body that is no bytes goes as JSON."""
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         sent = self.headers if headers is None else headers
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data, sent, method=method)
+        scheme = "https" if self.tls else "http"
+        request = urllib.request.Request(f"{scheme}://127.0.0.1:{self.port}{path}", data, sent, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=30) as said:
+            with urllib.request.urlopen(request, timeout=30, context=self.tls) as said:
                 return Answer(said.status, dict(said.headers), said.read().decode())
         except urllib.error.HTTPError as said:
             return Answer(said.code, dict(said.headers), said.read().decode())
@@ -220,14 +223,21 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, log: Path, env: dict[str, str], target: str = ".", start: tuple[str, ...] = ()):
+def serving(
+    folder: Path,
+    log: Path,
+    env: dict[str, str],
+    target: str = ".",
+    start: tuple[str, ...] = (),
+    tls: ssl.SSLContext | None = None,
+):
     """Run `bentoml serve TARGET` in `folder` until the block ends; or another command that starts it."""
     port = free_port()
     serve = ["serve", "--port", str(port), "--host", "127.0.0.1"]
     command = [*start, *serve] if start else [sys.executable, "-m", "bentoml", *serve, target]
     with open(log, "w") as output:
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output, start_new_session=True)
-    server = Server(process, port, log)
+    server = Server(process, port, log, tls=tls)
     try:
         server.wait(180 if start else 60)
         yield server

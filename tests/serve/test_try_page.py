@@ -420,7 +420,7 @@ def test_the_documentation_takes_a_key_too(page, wide, hostile):
         page.wait("document.querySelector('.opblock-post')")
         click(page, ".opblock-post button")
         page.wait("document.querySelector('button.execute')")
-        told = "document.querySelector('.live-responses-table td.response-col_status')"
+        told = "document.querySelector('.live-responses-table tbody td.response-col_status')"
         page.wait(f"{told} || document.querySelector('button.execute').click()")  # it is deaf while it is drawn
         assert page.run(f"{told}.innerText").startswith("200")
         assert "/models/words/predict" in page.text(".request-url")
