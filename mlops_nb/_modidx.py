@@ -6621,8 +6621,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'mlops_nb.serve.attempts.conversation': ( '70_serve/attempts.html#conversation',
                                                                                    'mlops_nb/serve/attempts.py'),
                                          'mlops_nb.serve.attempts.failed': ('70_serve/attempts.html#failed', 'mlops_nb/serve/attempts.py'),
-                                         'mlops_nb.serve.attempts.new_name': ( '70_serve/attempts.html#new_name',
-                                                                               'mlops_nb/serve/attempts.py'),
                                          'mlops_nb.serve.attempts.retry_after': ( '70_serve/attempts.html#retry_after',
                                                                                   'mlops_nb/serve/attempts.py'),
                                          'mlops_nb.serve.attempts.wait_after': ( '70_serve/attempts.html#wait_after',

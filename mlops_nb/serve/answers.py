@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHOWN', 'LISTED', 'Reason', 'Explained', 'Prediction', 'Predictions', 'Input', 'ServiceSchema', 'ServiceError']
 
-# %% ../../nbs/70_serve/50_answers.ipynb #63581f04
+# %% ../../nbs/70_serve/50_answers.ipynb #e1819501
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
@@ -17,7 +17,7 @@ from ..core.errors import MlopsError
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../../nbs/70_serve/50_answers.ipynb #bac93d34
+# %% ../../nbs/70_serve/50_answers.ipynb #0d3fbdc6
 class Reason(msgspec.Struct, frozen=True):
     "What one input did to an answer"
 
@@ -91,7 +91,7 @@ def _bar(name: str, chance: float) -> str:
     cells = (html.escape(name), bar, f"{chance:.1%}")
     return "<tr>" + "".join(f'<td style="padding:1px 10px 1px 0">{cell}</td>' for cell in cells) + "</tr>"
 
-# %% ../../nbs/70_serve/50_answers.ipynb #c1410fd8
+# %% ../../nbs/70_serve/50_answers.ipynb #2a81c289
 class Predictions(Sequence[Prediction]):
     "What a model said about each record of one request, in their order"
 
@@ -139,7 +139,7 @@ class Predictions(Sequence[Prediction]):
         lines = [f"{len(self)} predictions  ({source})", *(f"  {_what(item)}" for item in self.items[:SHOWN])]
         return "\n".join([*lines, f"  … and {len(self) - SHOWN} more"] if len(self) > SHOWN else lines)
 
-# %% ../../nbs/70_serve/50_answers.ipynb #515423c5
+# %% ../../nbs/70_serve/50_answers.ipynb #359b7c23
 class Input(msgspec.Struct, frozen=True):
     "One field of a record"
 
@@ -174,7 +174,7 @@ def _input(one: Input) -> str:
     seen = f", {one.low:g} to {one.high:g}" if one.low is not None and one.high is not None else ""
     return f"{one.name}: {one.kind}{' or nothing' if one.nullable else ''}{seen}{': ' + known if known else ''}"
 
-# %% ../../nbs/70_serve/50_answers.ipynb #f7f5ab7c
+# %% ../../nbs/70_serve/50_answers.ipynb #cd34959d
 LISTED = 5  # refused values that the text of an error names
 
 

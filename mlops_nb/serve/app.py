@@ -35,7 +35,7 @@ from mlops_nb.serve.call import (
 from .decisions import DecisionLog, asked_reasons, check_rows
 from .hardening import harden
 from .meter import Meter
-from .openapi import POLICY, SCRIPT, openapi, page
+from .openapi import FILES, POLICY, SCRIPT, openapi, page
 from .problem import Problem
 from .requests import Records
 from .slots import Logged, Slot, Slots, Table
@@ -161,7 +161,8 @@ class App:
         "The answer to one request; errors are answers, too"
         try:
             route = self.routes.get(place)
-            if self.access and (route is None or route.scope):  # also where there is nothing: that is not told to all
+            closed = route.scope if route else call.path not in FILES  # where there is nothing: that is not told to all
+            if self.access and closed:
                 scope = route.scope if route else ""
                 call.caller = await self.access.admit(call.headers, scope, call.client, call.name)
             if route is None and (call.path in BEHIND or call.path.startswith(STATIC)):

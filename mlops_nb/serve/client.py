@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Client', 'AsyncClient']
 
-# %% ../../nbs/70_serve/50_client.ipynb #0eed5954
+# %% ../../nbs/70_serve/50_client.ipynb #9cea265c
 import asyncio
 import time
 from collections import deque
@@ -19,7 +19,7 @@ from .attempts import Reply, Request, conversation
 from .exchange import Context, Exchange, checked_size, halves, lost, moved, read_as, read_batch
 from .records import Record, Source, TableLike, pieces, pieces_of
 
-# %% ../../nbs/70_serve/50_client.ipynb #641b053b
+# %% ../../nbs/70_serve/50_client.ipynb #c67cb424
 class Client(Exchange):
     "Asks a service; may be used by several threads at once"
 
@@ -122,7 +122,7 @@ class Client(Exchange):
         "Whether the service is there and its model is loaded; asked once, without patience"
         return self._once(self.request("GET", "/readyz")).status == 200
 
-# %% ../../nbs/70_serve/50_client.ipynb #7f32bbfc
+# %% ../../nbs/70_serve/50_client.ipynb #825cb6e1
 class AsyncClient(Exchange):
     "Asks a service from coroutines"
 

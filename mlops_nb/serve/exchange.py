@@ -6,7 +6,7 @@
 __all__ = ['Key', 'EXPLAINED_AT_ONCE', 'KEPT', 'Kind', 'Context', 'Exchange', 'in_ascii', 'check_reference', 'look_up', 'read_as',
            'read_batch', 'moved', 'lost', 'checked_size', 'halves']
 
-# %% ../../nbs/70_serve/50_exchange.ipynb #ca709e77
+# %% ../../nbs/70_serve/50_exchange.ipynb #02f34a68
 import re
 import ssl
 from collections.abc import Callable
@@ -18,10 +18,11 @@ import msgspec
 
 from ..core.errors import UsageError
 from .answers import Prediction, Predictions, ServiceError
-from .attempts import Reply, Request, Retrying, new_name
+from .attempts import Reply, Request, Retrying
 from .records import Record, encode, is_table, table_records
+from .request_ids import fresh_id
 
-# %% ../../nbs/70_serve/50_exchange.ipynb #55f39338
+# %% ../../nbs/70_serve/50_exchange.ipynb #4782fab8
 Key = str | Callable[[], str]
 EXPLAINED_AT_ONCE = 100  # records with reasons that a service takes in one request
 KEPT = 4.0  # seconds that an unused connection is kept: less than the five after which uvicorn closes it
@@ -85,7 +86,7 @@ class Exchange:
         user, segment = context.get("user") or self.user, context.get("segment") or self.segment
         given = {"x-user-id": user, "x-segment": segment}
         headers = {name: in_ascii(value) for name, value in given.items() if value}
-        headers |= {"x-request-id": context.get("request_id") or new_name(), "accept": "application/json"}
+        headers |= {"x-request-id": context.get("request_id") or fresh_id(), "accept": "application/json"}
         if self.key:
             headers["authorization"] = f"Bearer {look_up(self.key)}"
         if body is None:
@@ -126,7 +127,7 @@ def look_up(key: Key) -> str:
 
     return secret(key) if isinstance(key, str) else key()
 
-# %% ../../nbs/70_serve/50_exchange.ipynb #dd3420a8
+# %% ../../nbs/70_serve/50_exchange.ipynb #37269fd5
 class _Batch(msgspec.Struct):
     predictions: list[Prediction]
     model: str = ""
@@ -169,7 +170,7 @@ def lost(error: Exception, url: str) -> Reply:
         return Reply(failure=f"The certificate of {url} is not trusted: {cause.verify_message}.", lasting=True)
     return Reply(failure=f"{url} gave no answer: {str(error).rstrip('.') or type(error).__name__}.")
 
-# %% ../../nbs/70_serve/50_exchange.ipynb #796caf2c
+# %% ../../nbs/70_serve/50_exchange.ipynb #563f2a13
 def checked_size(
     batch: int,  # records in a request
     concurrency: int,  # requests under way

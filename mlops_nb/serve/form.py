@@ -6,7 +6,7 @@
 __all__ = ['Control', 'CHOSEN', 'UNIT', 'FEW', 'FAMILY', 'COVERED', 'PART', 'KINDS', 'EXAMPLES', 'FormField', 'form_field',
            'Group', 'form_groups', 'form_document']
 
-# %% ../../nbs/70_serve/51_form.ipynb #4fce1a01
+# %% ../../nbs/70_serve/51_form.ipynb #6e3da0b8
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ import msgspec
 
 from .fields import Field, expectation, fields_of
 
-# %% ../../nbs/70_serve/51_form.ipynb #5753d88d
+# %% ../../nbs/70_serve/51_form.ipynb #5f914339
 Control = Literal["number", "select", "suggest", "text", "date", "time", "boolean"]
 CHOSEN = 12  # with more categories, one types
 UNIT = re.compile(r"(.*\S)\s*[(\[]([^()\[\]]{1,12})[)\]]")
@@ -83,7 +83,7 @@ def _hint(field: Field, bounds: tuple[Any, Any], known: Sequence[str]) -> str:
 def _shown(number: float) -> str:
     return (f"{number:,.0f}" if 1000 <= abs(number) < 1e9 else f"{number:.4g}").replace("-", "−")
 
-# %% ../../nbs/70_serve/51_form.ipynb #557ea3e0
+# %% ../../nbs/70_serve/51_form.ipynb #39a604b7
 FEW = 12  # fields that stand together without a heading
 FAMILY = 3  # fields that make a word in their names a heading
 COVERED = 0.6  # share of the fields that must be under such a heading
@@ -137,7 +137,7 @@ def _parts(title: str, fields: list[FormField]) -> list[Group]:
         Group(f"{title} {start + 1} to {min(start + PART, last)}", fields[start : start + PART]) for start in starts
     ]
 
-# %% ../../nbs/70_serve/51_form.ipynb #c5b7c38e
+# %% ../../nbs/70_serve/51_form.ipynb #ddf7b633
 EXAMPLES = 5
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Record', 'Source', 'TableLike', 'is_table', 'table_records', 'encode', 'pieces', 'pieces_of']
 
-# %% ../../nbs/70_serve/50_records.ipynb #6435033d
+# %% ../../nbs/70_serve/50_records.ipynb #8d51b0fb
 import json
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from datetime import date
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from ..core.errors import UsageError
 
-# %% ../../nbs/70_serve/50_records.ipynb #1efb56bc
+# %% ../../nbs/70_serve/50_records.ipynb #1191eb08
 Record = Mapping[str, Any]
 
 
@@ -55,7 +55,7 @@ def _pandas_column(column: Any) -> list[Any]:
     missing = column.isna().tolist()
     return [None if absent else value for value, absent in zip(column.tolist(), missing, strict=True)]
 
-# %% ../../nbs/70_serve/50_records.ipynb #d4d33284
+# %% ../../nbs/70_serve/50_records.ipynb #5ffc0fdd
 def encode(
     records: Any,  # one record, or a list of them
 ) -> bytes:
@@ -80,7 +80,7 @@ def _plain(value: Any) -> Any:
         value=value,
     )
 
-# %% ../../nbs/70_serve/50_records.ipynb #a26dc88b
+# %% ../../nbs/70_serve/50_records.ipynb #66cc52ae
 Source = TableLike | Iterable[Record]
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BARS', 'SHOWN', 'PROBLEMS', 'HISTORY', 'ANSWER']
 
-# %% ../../nbs/70_serve/53_try_answer.ipynb #13cb02dc
+# %% ../../nbs/70_serve/53_try_answer.ipynb #3b681e23
 BARS = r"""
 const number = (value, digits) => (value !== 0 && (Math.abs(value) < 1e-4 || Math.abs(value) >= 1e9)
   ? value.toExponential(1) : value.toLocaleString("en", { maximumSignificantDigits: digits })).replace("-", "−");
@@ -51,7 +51,7 @@ function reasons(said) {
 }
 """
 
-# %% ../../nbs/70_serve/53_try_answer.ipynb #d79c32e8
+# %% ../../nbs/70_serve/53_try_answer.ipynb #e6373f18
 SHOWN = r"""
 function source(said, milliseconds) {
   const facts = [["model", `${said.model} version ${said.version}`], ["arm", said.arm], ["release", said.generation],
@@ -88,7 +88,7 @@ function showFeedback(said) {
 }
 """
 
-# %% ../../nbs/70_serve/53_try_answer.ipynb #53cb1270
+# %% ../../nbs/70_serve/53_try_answer.ipynb #228d0a31
 PROBLEMS = r"""
 function showProblem(status, problem) {
   const errors = (problem.errors || []).filter((error) => error.field !== undefined);
@@ -115,7 +115,7 @@ function showErrors(asked) {
 }
 """
 
-# %% ../../nbs/70_serve/53_try_answer.ipynb #bf41c3c5
+# %% ../../nbs/70_serve/53_try_answer.ipynb #69141f6b
 HISTORY = r"""
 function remember(said) {
   const entries = new Map([...state.entries].map(([name, one]) => [name, { ...one }]));
@@ -140,5 +140,5 @@ function recall(place) {
 }
 """
 
-# %% ../../nbs/70_serve/53_try_answer.ipynb #f7180840
+# %% ../../nbs/70_serve/53_try_answer.ipynb #afb4a049
 ANSWER = "".join((BARS, SHOWN, PROBLEMS, HISTORY))

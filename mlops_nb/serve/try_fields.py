@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STATE', 'READING', 'CONTROLS', 'GROUPS', 'FIELDS']
 
-# %% ../../nbs/70_serve/52_try_fields.ipynb #5973cf64
+# %% ../../nbs/70_serve/52_try_fields.ipynb #4ed5c5e7
 STATE = r"""
 const $ = (id) => document.getElementById(id);
 const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
@@ -31,7 +31,7 @@ function entry(name) {
 }
 """
 
-# %% ../../nbs/70_serve/52_try_fields.ipynb #925de169
+# %% ../../nbs/70_serve/52_try_fields.ipynb #8d9f9fe8
 READING = r"""
 // What the field says as JSON, or what was expected instead, in the server's words
 function read(field) {
@@ -72,7 +72,7 @@ function record() {
 const body = (parts, between = ", ") => parts.map(([name, json]) => `${JSON.stringify(name)}: ${json}`).join(between);
 """
 
-# %% ../../nbs/70_serve/52_try_fields.ipynb #933fc2d8
+# %% ../../nbs/70_serve/52_try_fields.ipynb #54fd593c
 CONTROLS = r"""
 function fill(values) {
   for (const field of state.fields.values()) {
@@ -158,7 +158,7 @@ function missingToggle(field, show) {
 }
 """
 
-# %% ../../nbs/70_serve/52_try_fields.ipynb #2b8422b4
+# %% ../../nbs/70_serve/52_try_fields.ipynb #0efb2efc
 GROUPS = r"""
 function groupNode(group, place) {
   const fields = el("div", { class: "fields" });
@@ -200,5 +200,5 @@ function focusOn(name) {
 }
 """
 
-# %% ../../nbs/70_serve/52_try_fields.ipynb #71572b88
+# %% ../../nbs/70_serve/52_try_fields.ipynb #c990a719
 FIELDS = "".join((STATE, READING, CONTROLS, GROUPS))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CALLS', 'ACTS', 'START', 'PAGE', 'STYLE', 'POLICY', 'SCRIPT', 'asset', 'TryPage']
 
-# %% ../../nbs/70_serve/54_try_page.ipynb #4adab231
+# %% ../../nbs/70_serve/54_try_page.ipynb #78f1906f
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +16,7 @@ from .slots import Slots
 from .try_answer import ANSWER
 from .try_fields import FIELDS
 
-# %% ../../nbs/70_serve/54_try_page.ipynb #3166590f
+# %% ../../nbs/70_serve/54_try_page.ipynb #856148d1
 CALLS = r"""
 const SHELL_QUOTE = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 const PYTHON_WORDS = { true: "True", false: "False", null: "None" };
@@ -69,7 +69,7 @@ function pythonText(parts) {
 }
 """
 
-# %% ../../nbs/70_serve/54_try_page.ipynb #83769d03
+# %% ../../nbs/70_serve/54_try_page.ipynb #747bd275
 ACTS = r"""
 let waiting = 0;
 function changed() {
@@ -117,7 +117,7 @@ function askForKey(detail) {
 }
 """
 
-# %% ../../nbs/70_serve/54_try_page.ipynb #a1af8452
+# %% ../../nbs/70_serve/54_try_page.ipynb #e19e65ed
 START = r"""
 function useForm(form) {
   state.form = form;
@@ -171,7 +171,7 @@ for (const button of document.querySelectorAll("button[data-of]")) button.addEve
 start();
 """
 
-# %% ../../nbs/70_serve/54_try_page.ipynb #c68f42bb
+# %% ../../nbs/70_serve/54_try_page.ipynb #bc9bcc84
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -236,7 +236,7 @@ PAGE = """<!DOCTYPE html>
 </html>
 """
 
-# %% ../../nbs/70_serve/54_try_page.ipynb #3d007714
+# %% ../../nbs/70_serve/54_try_page.ipynb #5dce831a
 STYLE = """
 :root{--text:#1f2328;--quiet:#57606a;--ground:#fff;--raised:#f6f8fa;--line:#d0d7de;--edge:#6e7781;--link:#0a4f8a;
  --main:#0a4f8a;--fill:#0072b2;--up:#0072b2;--down:#b34700;--bad:#a40e26;--badground:#fde7ea;--warned:#7a4d00;--focus:#0969da}
@@ -299,7 +299,7 @@ pre{background:var(--raised);border:1px solid var(--line);border-radius:6px;padd
 @media (prefers-reduced-motion:no-preference){.track>span{transition:width .15s}}
 """
 
-# %% ../../nbs/70_serve/54_try_page.ipynb #ed48783b
+# %% ../../nbs/70_serve/54_try_page.ipynb #f14ac792
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -320,7 +320,7 @@ def asset(
 
     return handler
 
-# %% ../../nbs/70_serve/54_try_page.ipynb #b03e2d1f
+# %% ../../nbs/70_serve/54_try_page.ipynb #2c17a582
 class TryPage:
     "The page's routes"
 

@@ -131,6 +131,17 @@ def test_schema_and_readiness(asked, url):
     assert "age: integer" in repr(schema)
 
 
+def test_what_was_true_is_told_later_and_twice(asked, url):
+    answers = asked(url, "predict", [RECORD, {**RECORD, "age": 80}])
+    where = {"request_id": answers[1].request_id, "row": 1}
+    assert asked(url, "feedback", answers[1], "yes") == {**where, "status": "stored"}
+    assert asked(url, "feedback", answers[1], "yes")["status"] == "duplicate"
+    assert asked(url, "feedback", answers[1].request_id, "no", 1)["status"] == "corrected"
+    with pytest.raises(ServiceError, match="no such request") as refused:
+        asked(url, "feedback", "nobody-asked", "yes")
+    assert refused.value.status == 404
+
+
 @pytest.mark.parametrize("script", [["drop"], ["half"], ["slow 1"], ["refuse 503"], ["drop", "refuse 502", "half"]])
 def test_a_bad_moment_is_not_noticed(asked, script):
     with unsteady(*script) as (address, service):

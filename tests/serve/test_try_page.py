@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import uvicorn
+from access_support import ring_of
 from browser import browser
 from serve_support import contents_of, make_project
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -25,10 +26,11 @@ from support import free_port
 
 from mlops_nb import Client
 from mlops_nb.core.hashing import sha256_bytes
+from mlops_nb.core.settings import load_settings
 from mlops_nb.model.schema import describe_inputs
 from mlops_nb.registry.releases import Arm, Document, publish, read_release
+from mlops_nb.serve.access import access_of
 from mlops_nb.serve.app import App
-from mlops_nb.serve.call import Route, as_json, read_body
 from mlops_nb.serve.predictor import load_model
 from mlops_nb.serve.slots import Slots, only
 
@@ -331,57 +333,47 @@ def test_whatever_a_category_is_called_it_is_text(page, hostile):
             assert json.loads(done.stdout)["probabilities"] == pytest.approx(expected)
 
 
-OPEN = ("/", "/try.js", "/try.css", "/docs", "/docs.js")
+@pytest.fixture
+def doors(tmp_path):
+    """Access as a project with keys has it, and a key."""
+    project = make_project(tmp_path / "project")
+    (project / "settings.ini").write_text("[access]\nmode = on\n[package]\nname = demo\n")
+    key, _ = ring_of(project).create("mia", ("predict",))
+    return access_of(load_settings(project, {})), key
 
 
-def with_key(app):
-    """The application behind a door that opens for one key."""
-
-    async def guarded(scope, receive, send):
-        is_open = scope["type"] != "http" or scope["path"] in OPEN or scope["path"].startswith("/static_content/")
-        if is_open or (b"authorization", b"Bearer k-7") in scope["headers"]:
-            return await app(scope, receive, send)
-        headers = [(b"content-type", b"application/problem+json")]
-        await send({"type": "http.response.start", "status": 401, "headers": headers})
-        await send({"type": "http.response.body", "body": b'{"status": 401, "detail": "This needs a key."}'})
-
-    return guarded
-
-
-def test_a_key_stays_in_the_page(page, wide):
-    with running(wide, around=with_key) as address:
+def test_a_key_stays_in_the_page(page, wide, doors):
+    access, key = doors
+    with running(wide, access=access) as address:
         page.open(address, "document.activeElement.id === 'key'")
         assert "asks for a key" in page.text("#keybox") and "plant" not in page.text("body")
         page.type("wrong")
         page.press("Enter")
-        page.wait("document.querySelector('#keytold').textContent === 'This needs a key.'")
+        page.wait("document.querySelector('#keytold').textContent.startsWith('The key')")
         page.run("document.querySelector('#key').select()")
-        page.type("k-7")
+        page.type(key)
         page.press("Enter")
         page.wait(LOADED)
         predict(page)
         page.wait(f"{PYTHON}.includes('MLOPS_NB_KEY')")
+        click(page, "#why")
+        click(page, "#predict")
+        page.wait("document.querySelector('#alert p')")
+        assert "explain" in page.text("#alert") and "explain" in page.text("#keybox")  # this key may not
         assert "Bearer $MLOPS_NB_KEY" in page.text("#curl") and 'key="env:MLOPS_NB_KEY"' in page.text("#python")
         kept = "document.cookie + JSON.stringify([localStorage, sessionStorage])"
-        assert "k-7" not in page.run(f"document.documentElement.outerHTML + {kept}")
+        assert key not in page.run(f"document.documentElement.outerHTML + {kept}")
 
 
-def test_what_was_true_can_be_told(page, hostile):
-    told = []
-
-    async def take(call):
-        told.append(json.loads(await read_body(call.headers, call.receive, 1000)))
-        return as_json({"status": "stored"})
-
-    with running(hostile, routes={"/feedback": Route("POST", "feedback", take)}) as address:
-        page.open(address, LOADED)
-        predict(page)
-        page.tab_to("plain")
-        page.press("Enter")
-        page.wait("document.querySelector('#feedback [role=status]').textContent")
-        assert page.text("#feedback [role=status]") == "Noted: it was plain."
-        name = page.run("[...document.querySelectorAll('#answer dd')].at(-2).textContent")
-    assert told == [{"request_id": name, "label": "plain"}]
+def test_what_was_true_can_be_told(page, address, server):
+    page.open(address, LOADED)
+    predict(page)
+    page.tab_to("no")
+    page.press("Enter")
+    page.wait("document.querySelector('#feedback [role=status]').textContent")
+    assert page.text("#feedback [role=status]") == "Noted: it was no."
+    name = page.text("#history code")
+    assert server.ask("/feedback", {"request_id": name, "label": "no"}).json["status"] == "duplicate"
 
 
 def test_each_model_of_a_service_has_its_form(page, wide, hostile):
@@ -412,10 +404,11 @@ def test_the_documentation_is_one_link_away(page, address):
     assert page.run("location.pathname") == "/docs"
 
 
-def test_the_documentation_takes_a_key_too(page, wide, hostile):
-    with running(hostile, wide, around=with_key) as address:
+def test_the_documentation_takes_a_key_too(page, wide, hostile, doors):
+    access, key = doors
+    with running(wide, hostile, access=access) as address:
         page.open(f"{address}docs?model=words", "document.activeElement.id === 'key'")
-        page.type("k-7")
+        page.type(key)
         page.press("Enter")
         page.wait("document.querySelector('.opblock-post')")
         click(page, ".opblock-post button")
