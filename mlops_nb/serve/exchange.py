@@ -19,7 +19,7 @@ import msgspec
 from ..core.errors import UsageError
 from .answers import Prediction, Predictions, ServiceError
 from .attempts import Reply, Request, Retrying
-from .records import Record, encode, is_table, table_records
+from .outgoing import Record, encode, is_table, table_records
 from .request_ids import fresh_id
 
 # %% ../../nbs/70_serve/50_exchange.ipynb #4782fab8
