@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlops_nb.registry.promote import promote
     from mlops_nb.registry.rollback import rollback
     from mlops_nb.registry.score import safety_score
-    from mlops_nb.serve.answers import ServiceError
+    from mlops_nb.serve.received import ServiceError
     from mlops_nb.serve.client import AsyncClient, Client
     from mlops_nb.serve.predictions import predictions
     from mlops_nb.track.annotate import note_run, star_run, tag_run

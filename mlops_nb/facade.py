@@ -58,7 +58,7 @@ PUBLIC = {
     "counterfactual": "mlops_nb.model.counterfactual",
     "Client": "mlops_nb.serve.client",
     "AsyncClient": "mlops_nb.serve.client",
-    "ServiceError": "mlops_nb.serve.answers",
+    "ServiceError": "mlops_nb.serve.received",
     "predictions": "mlops_nb.serve.predictions",
 }
 

@@ -38,6 +38,7 @@ from mlops_nb.commands.catalogue_registry import (
     WAIVE,
 )
 from .catalogue_release import RELEASES
+from .catalogue_serve import OBSERVE
 from mlops_nb.commands.catalogue_trust import (
     KEYS,
     KEYS_LIST,
@@ -439,7 +440,7 @@ COMMANDS = {
         *(*FILES, *ACCESS),
         *(SIGN, VERIFY, KEYS, KEYS_LIST, KEYS_NEW, KEYS_TRUST, KEYS_REVOKE, KEYS_ROTATE),
         *RELEASES,
-        *(PACKAGE, PREDICT, PREDICTIONS),
+        *(PACKAGE, PREDICT, PREDICTIONS, OBSERVE),
         *(NEW, CONFIG, DOCTOR, GC, FSCK, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
     )
 }

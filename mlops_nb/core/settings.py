@@ -138,6 +138,19 @@ class Serving(NamedTuple):
     feedback_days: Annotated[
         int, "Days within which a prediction takes labels; 0 is as long as it is kept", AtLeast(0)
     ] = 0
+    queue: Annotated[int, "Requests that one process takes in at once; the next is told to come back", AtLeast(1)] = 100
+    timeout: Annotated[float, "Seconds that a prediction may take", AtLeast(0)] = 30.0
+    body_timeout: Annotated[float, "Seconds in which a request has to arrive, its answer to be read on", AtLeast(0)] = (
+        10.0
+    )
+    drain: Annotated[float, "Seconds for which a server that is ending still answers, not ready", AtLeast(0)] = 0.5
+    hung: Annotated[float, "Seconds without progress after which a process is replaced", AtLeast(1)] = 60.0
+    traces: Annotated[str, "Address of an OTLP/HTTP collector of traces; empty sends none"] = ""
+    log_format: Annotated[
+        Literal["text", "ecs"],
+        "What the log looks like: lines for people, or JSON with names of the Elastic Common Schema",
+    ] = "text"
+    access_log: Annotated[Literal["errors", "all", "none"], "Requests that are written to a log in ecs"] = "errors"
 
 
 Algorithm = Literal["RS256", "ES256", "EdDSA"]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from .answers import ServiceError
+from .received import ServiceError
 
 # %% ../../nbs/70_serve/50_attempts.ipynb #c916345a
 class Request(NamedTuple):

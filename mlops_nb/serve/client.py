@@ -14,10 +14,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, Unpack, overload
 
-from .answers import Prediction, Predictions, ServiceError, ServiceSchema
 from .attempts import Reply, Request, conversation
 from .exchange import Context, Exchange, checked_size, halves, lost, moved, read_as, read_batch
 from .outgoing import Record, Source, TableLike, pieces, pieces_of
+from .received import Prediction, Predictions, ServiceError, ServiceSchema
 
 # %% ../../nbs/70_serve/50_client.ipynb #c67cb424
 class Client(Exchange):

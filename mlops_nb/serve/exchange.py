@@ -17,9 +17,9 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from ..core.errors import UsageError
-from .answers import Prediction, Predictions, ServiceError
 from .attempts import Reply, Request, Retrying
 from .outgoing import Record, encode, is_table, table_records
+from .received import Prediction, Predictions, ServiceError
 from .request_ids import fresh_id
 
 # %% ../../nbs/70_serve/50_exchange.ipynb #4782fab8

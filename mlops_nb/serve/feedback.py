@@ -24,6 +24,7 @@ from .compaction import day_of
 from .fields import read_date
 from .log_index import key_of
 from .lookup import DAY, Known, Lookup
+from .meter import Meter
 from .prediction_log import PredictionLog, is_sampled
 from .problem import Problem
 from .request_ids import moment_of
@@ -103,7 +104,7 @@ class Feedback:
         self.log, self.days, self.schema_of, self.max_body, self.most = log, days, schema_of, max_body, most
         self.lookup = Lookup(log.folder)
         self._lock = threading.Lock()
-        self._counter: Any = None
+        self._meter: Meter | None = None
 
     async def handle(
         self,
@@ -147,9 +148,9 @@ class Feedback:
                 fresh += [label] if label else []
             if fresh:
                 self._store(Labels(time.time_ns() // 1000, caller, fresh))
-        if self._counter:
+        if self._meter:
             for result in results:
-                self._counter.labels(status=result["status"]).inc()
+                self._meter.labelled(result["status"])
         return results
 
     def _judge(
@@ -211,9 +212,7 @@ class Feedback:
 
     def watch(
         self,
-        registry: Any,  # of Prometheus
+        meter: Meter,
     ) -> None:
         "Count labels by what became of them, in `mlops_nb_feedback_total`"
-        from prometheus_client import Counter as Series
-
-        self._counter = Series("mlops_nb_feedback", "Labels by what became of them", ["status"], registry=registry)
+        self._meter = meter

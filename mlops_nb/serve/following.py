@@ -164,6 +164,7 @@ class Follower:
         self.releases = settings.workspace.path / "releases"
         self.refused: dict[str, str] = {}  # model -> name of the release
         self.ended = threading.Event()
+        self.seen: Callable[[], None] | None = None
 
     def begin(self) -> None:
         "Fill the tables; raises what is in the way"
@@ -187,8 +188,12 @@ class Follower:
             return Release(folder).verify()
         return read_release(self.releases, model)
 
-    def follow(self) -> None:
+    def follow(
+        self,
+        seen: Callable[[], None] | None = None,  # called after each look that went well
+    ) -> None:
         "Look again and again, in a thread that ends with the process"
+        self.seen = seen
         threading.Thread(target=self._run, name="releases", daemon=True).start()
 
     def close(self) -> None:
@@ -199,6 +204,8 @@ class Follower:
         while not self.ended.wait(self.every):
             try:
                 self.look()
+                if self.seen:
+                    self.seen()
             except Exception:  # a disk that is away for a moment must not end the watch
                 logger.exception("the releases could not be looked at; the next look is in %g s", self.every)
 

@@ -19,6 +19,7 @@ from typing import Any
 from ..core.settings import Settings
 from .call import Route
 from .feedback import Feedback
+from .meter import Meter
 from .prediction_log import SEGMENTS, PredictionLog, open_log
 from .segments import hold, segments_of
 from .slots import Slots
@@ -119,11 +120,11 @@ class Keeping:
 
     def begin(
         self,
-        registry: Any,  # of Prometheus
+        meter: Meter,
     ) -> None:
         "Count, and work until the process ends"
         if self.log and self.feedback:
-            self.log.watch(registry)
-            self.feedback.watch(registry)
+            self.log.watch(meter)
+            self.feedback.watch(meter)
             self.keeper.start()
             atexit.register(self.keeper.stop)

@@ -9,15 +9,23 @@ __all__ = ['TYPES', 'MENTIONED', 'REASON', 'EXPLAINED', 'PROBLEM', 'REFUSALS', '
 # %% ../../nbs/70_serve/05_openapi.ipynb #319b4a40
 from typing import Any
 
+from .fields import fields_of
 from .problem import PROBLEM_JSON
 
 # %% ../../nbs/70_serve/05_openapi.ipynb #d4c6c363
+_YEAR = "[1-8][0-9]{3}"
+_DAY = (
+    f"{_YEAR}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])"
+    "|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))"
+)
+_LEAP = "(?:[1-8][0-9](?:0[48]|[2468][048]|[13579][26])|(?:[2468][048]|1[26]|[357][26])00)-02-29"
+_TIME = "[T ](?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:[.][0-9]{1,6})?)?(?:Z|[+-](?:0[0-9]|1[0-4]):[0-5][0-9])?"
 TYPES: dict[str, dict[str, Any]] = {
     "number": {"type": "number"},
     "integer": {"type": "integer"},
     "boolean": {"type": "boolean"},
     "category": {"type": "string"},
-    "date": {"type": "string"},
+    "date": {"type": "string", "pattern": f"^({_DAY}|{_LEAP})({_TIME})?$"},
 }
 MENTIONED = 10  # categories that a description lists
 
@@ -27,6 +35,9 @@ def field_document(
 ) -> dict[str, Any]:
     "One feature as a property of an OpenAPI schema"
     document = {**TYPES[feature["kind"]], "description": _description(feature)}
+    if feature["kind"] in ("number", "integer"):
+        (field,) = fields_of({"features": [feature]})
+        document |= {"minimum": -field.limit, "maximum": field.limit}
     if feature["nullable"]:
         document["nullable"] = True
     if feature.get("example") is not None:
@@ -158,11 +169,13 @@ PROBLEM = {
 }
 REFUSALS = {
     "400": "The body is not JSON",
+    "408": "The body did not arrive in time",
     "413": "The body is too large, or holds too many records",
     "415": "The body is not declared as JSON",
     "422": "Values do not fit the model's fields; `errors` names each",
     "500": "The model failed",
-    "503": "The model is not loaded yet, or an explained decision could not be stored",
+    "503": "The model is not loaded yet, the server is full, or an explained decision could not be stored",
+    "504": "The prediction took too long",
 }
 
 

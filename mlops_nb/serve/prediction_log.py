@@ -18,6 +18,7 @@ from zlib import crc32
 from ..core.errors import UsageError, did_you_mean
 from ..core.settings import Serving
 from .fields import fields_of
+from .meter import Meter
 from .problem import Problem
 from .requests import Records
 from .segments import Answered, Definition, SegmentWriter
@@ -100,7 +101,7 @@ class PredictionLog:
         self.folder, self.sample, self.required, self.personal = folder, sample, required, personal
         self.writer = SegmentWriter(folder / SEGMENTS, sync)
         self.told, self.lost, self.failing = told, 0, 0
-        self._counter: Any = None
+        self._meter: Meter | None = None
         self._said = -QUIET
         self._pickers: dict[tuple[str, int], Callable[..., Any]] = {}
 
@@ -148,8 +149,8 @@ class PredictionLog:
 
     def _fail(self, error: OSError, name: str) -> None:
         self.lost, self.failing, what = self.lost + 1, self.failing + 1, error.strerror or str(error)
-        if self._counter:
-            self._counter.inc()
+        if self._meter:
+            self._meter.failed("log")
         if time.monotonic() - self._said >= QUIET:
             self._said = time.monotonic()
             logger.error("predictions cannot be stored in %s: %s (%d so far)", self.folder, what, self.failing)
@@ -165,12 +166,10 @@ class PredictionLog:
 
     def watch(
         self,
-        registry: Any,  # of Prometheus
+        meter: Meter,
     ) -> None:
-        "Count answers that could not be stored, in `mlops_nb_log_lost_total`"
-        from prometheus_client import Counter
-
-        self._counter = Counter("mlops_nb_log_lost", "Answers that could not be stored", registry=registry)
+        "Count answers that could not be stored, in `mlops_nb_failures_total`"
+        self._meter = meter
 
     def close(self) -> None:
         "Flush and give the segment away"

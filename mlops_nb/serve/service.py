@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ONE_THREAD', 'logger', 'NOTE', 'CHOICE', 'keep_quiet', 'StartError', 'find_releases', 'verified_releases',
-           'environment_of', 'is_worker', 'end_server', 'own_metrics_folder', 'Predictions', 'followed',
+           'environment_of', 'is_worker', 'end_server', 'give_up', 'own_metrics_folder', 'Predictions', 'followed',
            'PredictionService', 'command_host', 'describe', 'TrainedImage', 'check_contents', 'image_of',
            'make_service']
 
@@ -41,10 +41,12 @@ from .events import ServingEvents, events_path
 from .following import Ballot, Follower
 from .hardening import check_reach, default_host, socket_host, tls_options
 from .housekeeping import Keeping
+from .life import REFUSED, die_with
 from .meter import SHARED
 from .openapi import openapi
 from .predictor import as_sent, typical_record
 from .slots import Slots
+from .worker import ServingWorker, look_after, patience_of
 
 # %% ../../nbs/70_serve/08_service.ipynb #e1224144
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -113,15 +115,25 @@ def end_server(error: MlopsError) -> None:
     except FileExistsError:  # another worker has said it
         logger.debug("%s", error)
     os.kill(os.getppid(), signal.SIGTERM)
-    sys.exit(1)
+    sys.exit(REFUSED)
+
+
+def give_up(
+    reason: str,  # why the server ends
+) -> None:
+    "End this server, whose workers end again and again"
+    (own_metrics_folder() / NOTE).write_text(reason, encoding="utf-8")
+    logger.error("The server ends: %s", reason)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @cache
-def own_metrics_folder() -> None:
+def own_metrics_folder() -> Path:
     "Give this server a folder of its own for its workers' metrics, and clean up behind it"
     folder = Path(tempfile.gettempdir()) / f"mlops-nb-serve-{os.urandom(8).hex()}"  # BentoML makes it
     BentoMLContainer.prometheus_multiproc_dir.set(str(folder))
     atexit.register(_leave, folder, os.getpid())
+    return folder
 
 
 def _leave(folder: Path, owner: int) -> None:
@@ -186,12 +198,14 @@ class PredictionService(BentoService[Predictions]):
             raise StartError(str(error)) from error
         for table in follower.slots.tables.values():
             logger.info("%r is ready", table)
-        follower.follow()
+        worker = ServingWorker(serving, self.name, server_context.worker_index or 1)
+        follower.follow(worker.meter.seen)
         behind = cast(Application, super().to_asgi(*args, **kwargs))
         decisions = DecisionLog(settings.workspace.path / "decisions", serving.decisions)
         parts: dict[str, Any] = {"decisions": decisions, "access": access, "log": kept.log, "routes": kept.routes}
-        app = App(behind, follower.slots, serving.max_body, serving.threads, **parts)
-        kept.begin(app.meter.registry)
+        watch: dict[str, Any] = {"watchers": worker.watchers, "worker": worker}
+        app = App(behind, follower.slots, serving.max_body, worker.intake, **parts, **watch)
+        kept.begin(app.meter)
         return app
 
     def inject_config(self) -> None:
@@ -288,8 +302,10 @@ def make_service() -> PredictionService:
     "The service of the project around the current folder; a `StartError` says what is missing"
     keep_quiet()
     settings, (release, *_) = find_releases()
-    if not is_worker():
-        own_metrics_folder()
+    if is_worker():
+        die_with(os.getppid(), patience_of(settings.serving))
+    else:
+        look_after(settings.serving, own_metrics_folder(), give_up)
     arm = release.document.arms[0]
     inner = type(
         "Predictions", (Predictions,), {"settings": settings, "release": release, "__doc__": Predictions.__doc__}
