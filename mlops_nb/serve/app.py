@@ -32,7 +32,6 @@ from mlops_nb.serve.call import (
     send_answer,
 )
 from .decisions import DecisionLog, asked_reasons, check_rows
-from .hardening import harden
 from .intake import Intake
 from .openapi import FILES, POLICY, SCRIPT, openapi, page
 from .problem import TITLES, Problem
@@ -167,14 +166,11 @@ class App:
         call = Call(scope["method"], path, query, headers, receive, client, name, started)
         place = self.place(call)
         try:
-            if path in BEHIND or path.startswith(STATIC):
+            answer = await self.answer(call, place)
+            if answer is HANDED_ON:
                 answer = await ask_behind(self.behind, scope, call)
-            else:
-                answer = await self.answer(call, place)
         except Gone:
             return None
-        if answer is HANDED_ON:
-            return await self.behind(scope, receive, harden(send, secure))
         await send_answer(send, answer, call.name, with_content=call.method != "HEAD", secure=secure)
         seconds = time.perf_counter() - started
         self.meter.answered(place, answer.status, seconds, answer.slot)

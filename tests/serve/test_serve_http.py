@@ -281,7 +281,7 @@ def test_metrics_count_by_route_and_version_and_do_not_grow(server):
     assert after["other", "404"] >= 30
     assert {route for route, _ in after} <= {
         *("/", "/predict", "/schema", "/livez", "/healthz", "/readyz", "/metrics", "/docs", "/docs.json", "/docs.js"),
-        *("/try.js", "/try.css", "/try.json", "/schema.json", "/static_content/{file}", "other"),
+        *("/try.js", "/try.css", "/try.json", "/feedback", "/schema.json", "/static_content/{file}", "other"),
     }
     text = server.ask("/metrics").text
     assert (
