@@ -174,6 +174,15 @@ def test_a_restart_never_gives_negative_or_invented_numbers(periods):
         assert numbers.timed >= 0
 
 
+def test_only_sums_that_shrink_mean_a_restart():
+    busy = (
+        '# TYPE mlops_nb_in_flight gauge\nmlops_nb_in_flight 5.0\nmlops_nb_worker_cpu_seconds_total{worker="2"} 9.0\n'
+    )
+    service = Service().answer(EIGHT, 50)
+    before = Health.parse(busy + service.meter.text().decode())
+    assert service.answer(EIGHT, 7).read().since(before).arm(*EIGHT).requests == 7
+
+
 def test_a_difference_leaves_out_what_was_before():
     service = Service().answer(EIGHT, 50, seconds=1.0)
     before = service.read()
