@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['PIPELINE', 'RANGE', 'RUN', 'AUTOML', 'PLAN', 'SEARCH', 'LINT', 'PAPERMILL', 'SERVER', 'RERUN', 'SNAPSHOT', 'SYNC',
-           'PACKAGE', 'PREDICT', 'NEW', 'CONFIG', 'DOCTOR', 'GC', 'FSCK', 'COMPLETION', 'COMPLETE', 'REPEAT', 'CLEAN',
-           'COMMANDS', 'HEADLINE', 'START']
+           'COMPLETE', 'REPEAT', 'CLEAN', 'COMMANDS', 'HEADLINE', 'START']
 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #c17d8fa7
 from .catalogue_access import ACCESS
@@ -27,6 +26,7 @@ from mlops_nb.commands.catalogue_look import (
     STAR,
     TAG,
 )
+from .catalogue_project import COMPLETION, CONFIG, DOCTOR, FSCK, GC, NEW, PACKAGE, PREDICT
 from mlops_nb.commands.catalogue_registry import (
     APPROVE,
     MODELS,
@@ -273,138 +273,6 @@ SYNC = Command(
     ),
     "The key is that of wandb login, or WANDB_API_KEY. [tracking] mode = mirror does it by itself after each run."
     "\nExit codes: 0 all is there, 1 something is pending or failed, 2 no key or a refused one, 4 another sync is going on.",
-)
-
-# %% ../../nbs/95_cli/02_catalogue.ipynb #42b7d8e0
-PACKAGE = Command(
-    "package",
-    "Pack a version of a model to be shipped: Bento, locked requirements, bill of materials, Dockerfile",
-    "Models",
-    "mlops_nb.commands.package:package",
-    (Argument("NAME", "a model, or one of its versions: churn, churn:3, churn:champion", complete="model"),),
-    (
-        Option(("-o", "--output"), "the folder to write; in the workspace when left out", "FOLDER", complete="file"),
-        Option(("--mlflow",), "write an MLflow model into this folder instead", "FOLDER", complete="file"),
-    ),
-    (
-        ("mlops-nb package churn", "the champion"),
-        ("mlops-nb package churn:3 -o churn-3", "another version, beside the project"),
-        ("mlops-nb package churn --mlflow churn-mlflow", "for mlflow.pyfunc.load_model"),
-    ),
-    "The same version has the same content digest each time, while the project's code stays the same. Of a model that is"
-    "\nreleased encrypted the Bento is encrypted, with other bytes and another digest each time; an MLflow model is refused.",
-)
-PREDICT = Command(
-    "predict",
-    "Predict a table of any size into a file; after a crash the same command goes on",
-    "Models",
-    "mlops_nb.commands.predict:predict",
-    (
-        Argument("MODEL", "a model, or one of its versions: churn, churn:3, churn:champion", complete="model"),
-        Argument("TABLE", "a Parquet or CSV file", complete="file"),
-    ),
-    (
-        Option(
-            ("-o", "--output"),
-            "ends in .parquet or .csv; TABLE.predictions.parquet when left out",
-            "FILE",
-            complete="file",
-        ),
-        Option(("--keep",), "a column to stand beside the predictions; repeat for more", "COLUMN", many=True),
-        Option(("--rows",), "rows of a piece; 50,000 when nothing is said", "NUMBER", count),
-        Option(("--overwrite",), "replace an older output"),
-    ),
-    (
-        ("mlops-nb predict churn customers.parquet", "by the champion, in the order of the table"),
-        ("mlops-nb predict churn:3 customers.csv -o tonight.parquet --keep customer_id", "with what leads back"),
-    ),
-    "The output appears when it is complete. Until then finished pieces lie in OUTPUT.parts.",
-)
-NEW = Command(
-    "new",
-    "Write a new project that runs as it is",
-    "Project",
-    "mlops_nb.commands.new:new",
-    (Argument("NAME", "name of the project, of its folder and of its Python package"),),
-    (
-        Option(
-            ("--with",),
-            "an optional step: select, which drops columns worth no more than chance, or mitigate, which treats groups alike",
-            "STEP",
-            many=True,
-        ),
-    ),
-    (
-        ("mlops-nb new churn", "makes the folder churn; then: cd churn, mlops-nb run churn"),
-        ("mlops-nb new churn --with select", "with a step between split and train that selects columns"),
-    ),
-)
-CONFIG = Command(
-    "config",
-    "List every setting: type, default, value, where it comes from, meaning",
-    "Project",
-    "mlops_nb.commands.project:config",
-    (),
-    (),
-    (
-        ("mlops-nb config", "what holds in this project"),
-        ("MLOPS_NB_TRACKING_MODE=off mlops-nb config", "an environment variable overrides settings.ini"),
-    ),
-)
-DOCTOR = Command(
-    "doctor",
-    "Check this machine and this project, and say how to mend each fault",
-    "Project",
-    "mlops_nb.commands.doctor:doctor",
-    (),
-    (Option(("--fix",), "mend what can be mended: git hooks, crashed runs, pending mirrors"),),
-    (("mlops-nb doctor", "look"), ("mlops-nb doctor --fix", "look and mend")),
-    "Exit codes: 0 nothing to mend, 1 something is to be mended.",
-)
-GC = Command(
-    "gc",
-    "Say what no version, alias, release or recent run needs any more, and delete it with --delete",
-    "Project",
-    "mlops_nb.commands.upkeep:gc",
-    (),
-    (
-        Option(("--keep-runs",), "how many runs of each pipeline stay; 20 when nothing is said", "NUMBER", count),
-        Option(("--keep-days",), "or: runs that started in the last days stay", "NUMBER", count),
-        Option(("--delete",), "do it; without this word nothing is touched"),
-    ),
-    (
-        ("mlops-nb gc", "what would go, and how many MB"),
-        ("mlops-nb gc --keep-runs 5 --delete", "keep five runs of each pipeline"),
-        ("mlops-nb gc --keep-days 30 --delete --json", "for a nightly job"),
-    ),
-    "The newest good run of each pipeline and all runs with a registered model stay always, and scratch of the last day."
-    "\nExit codes: 0 done, 2 the ledger was lost, 4 a run is going on.",
-)
-FSCK = Command(
-    "fsck",
-    "Verify ledger, objects, attempts, notebooks, models, signatures and releases, and say how to mend",
-    "Project",
-    "mlops_nb.commands.upkeep:fsck",
-    (),
-    (Option(("--rebuild",), "first make the ledger anew from what the runs left; the old one is kept"),),
-    (
-        ("mlops-nb fsck", "read and compare everything; changes nothing"),
-        ("mlops-nb fsck --rebuild", "after ledger.sqlite was lost or damaged"),
-    ),
-    "Exit codes: 0 everything is whole, 1 something is to be mended, 4 a run is going on (with --rebuild).",
-)
-COMPLETION = Command(
-    "completion",
-    "Print the completion script of a shell",
-    "Project",
-    "mlops_nb.commands.complete:completion",
-    (Argument("SHELL", "bash, zsh or fish", complete="shell"),),
-    (),
-    (
-        ('eval "$(mlops-nb completion bash)"', "in ~/.bashrc"),
-        ('eval "$(mlops-nb completion zsh)"', "in ~/.zshrc, after compinit"),
-        ("mlops-nb completion fish | source", "in ~/.config/fish/config.fish"),
-    ),
 )
 
 # %% ../../nbs/95_cli/02_catalogue.ipynb #8fde489d

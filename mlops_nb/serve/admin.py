@@ -76,7 +76,12 @@ class Admin:
         wanted = read_act(await read_body(call.headers, call.receive, 10_000))
         model = self.slots.table(wanted["model"]).model
         who = call.caller.name
-        told = {"action": wanted["action"], "model": model, "reason": wanted["reason"], "request_id": call.name}
+        told: dict[str, Any] = {
+            "action": wanted["action"],
+            "model": model,
+            "reason": wanted["reason"],
+            "request_id": call.name,
+        }
         try:
             await asyncio.to_thread(lambda: self.events.add("release.asked", who, **told))
             return as_json(await asyncio.to_thread(self._do, who, model, wanted))
