@@ -303,7 +303,7 @@ def test_no_websocket(server):
         lines = ["GET /predict HTTP/1.1", "host: x", "connection: upgrade", "upgrade: websocket"]
         lines += ["sec-websocket-version: 13", f"sec-websocket-key: {key}", "", ""]
         secure.sendall("\r\n".join(lines).encode())
-        assert secure.recv(100).startswith(b"HTTP/1.1 403 ")
+        assert secure.recv(100).startswith(b"HTTP/1.1 401 ")
 
 
 def agreed(server, project, **wanted):
