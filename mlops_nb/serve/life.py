@@ -231,9 +231,10 @@ def replace_workers(
             return True
 
         def reap_processes(self) -> None:
-            "Bury those that have ended, after those that hang were killed"
-            overseer.look()
+            "Bury those that have ended; what hangs is killed between two burials, since one that ends now is not noticed"
             super().reap_processes()
+            if self.loop:
+                self.loop.call_later(LOOK / 2, overseer.look)
 
     if circus.Arbiter.__module__ != __name__:
         circus.Arbiter = Arbiter
