@@ -81,13 +81,9 @@ class EcsFormatter(logging.Formatter):
         version: str = "",  # of what it serves
     ):
         super().__init__()
-        self.always = {
-            "ecs.version": ECS,
-            "service.name": service,
-            "service.version": version,
-            "process.pid": os.getpid(),
-            "event.dataset": "mlops_nb.log",
-        }
+        facts = {"ecs.version": ECS, "service.name": service, "service.version": version}
+        self.always = {name: value for name, value in facts.items() if value}
+        self.always |= {"process.pid": os.getpid(), "event.dataset": "mlops_nb.log"}
 
     def format(self, record: logging.LogRecord) -> str:
         "One line"
@@ -112,7 +108,8 @@ def write_as(
     version: str = "",
 ) -> None:
     "Have everything that this process logs written in one form"
-    logging.getLogger("bentoml.mlops_nb").addFilter(Tracebacks())
+    for name in ("bentoml.mlops_nb", "uvicorn.error"):
+        logging.getLogger(name).addFilter(Tracebacks())
     if form != "ecs":
         return
     formatter = EcsFormatter(service, version)

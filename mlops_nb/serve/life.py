@@ -189,6 +189,7 @@ class Overseer:
 def replace_workers(
     patience: float,  # seconds that a worker may take to end
     overseer: Overseer,
+    begun: Callable[[], None] = lambda: None,  # called when the server begins
 ) -> None:
     "Have BentoML replace workers that end within a second or two, also in a container"
     from bentoml._internal.utils import circus
@@ -212,15 +213,28 @@ def replace_workers(
             except ConflictError:  # it is starting a worker just now, and would forget that it was told to end
                 return self.loop.call_later(LOOK / 10, self.stop) if self.loop else None
 
+        def start(self, *args: Any, **options: Any) -> None:
+            "Start the workers"
+            begun()
+            super().start(*args, **options)
+
+        def manage_watchers(self) -> Any:
+            "Look after the workers, unless another command is at it: then the next look will do"
+            try:
+                return super().manage_watchers()
+            except ConflictError:
+                return None
+
         def buried(self, process_pid: int, exit_code: int, **facts: Any) -> bool:
             "Tell that a worker has ended"
             overseer.ended(process_pid, exit_code)
             return True
 
         def reap_processes(self) -> None:
-            "Bury those that have ended, after those that hang were killed"
-            overseer.look()
+            "Bury those that have ended; what hangs is killed between two burials, since one that ends now is not noticed"
             super().reap_processes()
+            if self.loop:
+                self.loop.call_later(LOOK / 2, overseer.look)
 
     if circus.Arbiter.__module__ != __name__:
         circus.Arbiter = Arbiter

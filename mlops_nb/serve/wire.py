@@ -121,6 +121,7 @@ class Wire:
             detail = f"The head of the request did not arrive within {self.seconds:g} seconds. Send it at once."
             return self.refuse(connection.transport, "head", Problem(408, detail))
         self.intake.meter.shed("unread")
+        connection.give_up()
         connection.transport.abort()
 
 
@@ -146,6 +147,7 @@ def protocol(
         "Uvicorn's protocol with limits"
 
         incomplete = 0  # bytes read since the last complete head
+        running: Any = None  # what answers the request that is being answered
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
@@ -158,6 +160,18 @@ def protocol(
             self.app = begun
             if len(self.connections) > connections:
                 wire.refuse(transport, "connections", Problem(503, "There are too many connections. Try again later."))
+
+        def give_up(self) -> None:
+            "Have no more requests of this connection answered; uvicorn knows of the newest alone"
+            for cycle in (self.running, *(cycle for cycle, _ in self.pipeline)):
+                if cycle is not None and not cycle.response_complete:
+                    cycle.disconnected = True
+                    cycle.message_event.set()
+            self.pipeline.clear()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.give_up()
+            super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
             if self.cycle is None or self.cycle.response_complete:
@@ -172,6 +186,7 @@ def protocol(
 
         def _start_asgi_task(self, cycle: Any, app: Any) -> None:
             intake.unbegun += 1
+            self.running = cycle
             if wire.is_ending():
                 cycle.keep_alive = False
             super()._start_asgi_task(cycle, app)

@@ -75,5 +75,5 @@ def look_after(
 ) -> Overseer:
     "Have the workers of a server looked after, from the moment that BentoML starts them"
     overseer = Overseer(folder, serving.hung, give_up)
-    replace_workers(patience_of(serving) + 5, overseer)
+    replace_workers(patience_of(serving) + 5, overseer, lambda: write_as(serving.log_format, "mlops_nb"))
     return overseer

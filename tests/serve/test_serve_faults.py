@@ -17,6 +17,10 @@ import pytest
 from load_support import Load, load
 from prometheus_client.parser import text_string_to_metric_families
 from serve_support import environment, serving
+from support import fill, memory_disk
+
+from mlops_nb.serve.meter import Meter
+from mlops_nb.serve.numbers import Numbers
 
 RECORD = {"age": 41, "account balance": 120.5, "married": True, "job": "clerk", "since": "2021-03-01"}
 PROBLEM = {"title", "status", "detail", "errors", "request_id"}
@@ -155,6 +159,17 @@ def test_slow_clients_are_told_and_hung_up_on(fleet):
     assert metric(fleet, "mlops_nb_shed_total", reason="head") >= 1
 
 
+def test_a_client_that_does_not_read_is_given_up(fleet):
+    before = metric(fleet, "mlops_nb_shed_total", reason="unread")
+    with socket.create_connection(("127.0.0.1", fleet.port)) as client:
+        client.sendall(b"GET /static_content/swagger-ui-bundle.js HTTP/1.1\r\nhost: a\r\n\r\n" * 30)
+        until(lambda: metric(fleet, "mlops_nb_shed_total", reason="unread") > before, 15)
+    with socket.create_connection(("127.0.0.1", fleet.port)) as client:  # and one that sends much and leaves
+        client.sendall(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n" * 500)
+    assert fleet.ask("/livez").status == 200
+    assert "Traceback" not in fleet.log.read_text()
+
+
 def test_websockets_and_bentomls_own_errors_have_the_usual_shape(fleet):
     upgrade = {
         "connection": "upgrade",
@@ -228,6 +243,7 @@ def test_most_of_its_capacity_for_a_while_costs_no_error_and_no_memory(fleet):
 
 def test_a_damaged_model_and_a_half_written_release_change_nothing(fleet, project):
     expected = fleet.ask("/predict", RECORD).json["probabilities"]
+    assert not list(project.glob(".mlops/ledger.sqlite"))  # nor is there one that it could ask
     (model,) = project.glob(".mlops/releases/churn/*/versions/1/model.skops")
     good = model.read_bytes()
     half = project / ".mlops" / "releases" / "churn" / "000009-aaaaaaaaaaaa"
@@ -250,17 +266,27 @@ def test_a_killed_worker_is_replaced_while_the_others_answer(fleet):
     report = load(fleet.port, RECORD, 3, connections=4, rate=40)
     assert report.statuses[200] > 20 and set(report.statuses) == {200}
     assert len(report.lost) <= 4  # those that the worker was answering
+    until(lambda: metric(fleet, "mlops_nb_worker_deaths_total", reason="crashed") == 1)
     until(lambda: metric(fleet, "mlops_nb_workers") == 2)
     assert len(set(workers(fleet)) - set(before)) == 1
-    assert metric(fleet, "mlops_nb_worker_deaths_total", reason="crashed") == 1
 
 
 def test_a_worker_that_hangs_is_replaced(fleet):
     before = workers(fleet)
     os.kill(before[0], signal.SIGSTOP)
-    until(lambda: len(set(workers(fleet)) & set(before)) == 1)
+    until(lambda: metric(fleet, "mlops_nb_worker_deaths_total", reason="hung") == 1)
     until(lambda: metric(fleet, "mlops_nb_workers") == 2)
-    assert metric(fleet, "mlops_nb_worker_deaths_total", reason="hung") == 1
+    assert len(set(workers(fleet)) & set(before)) == 1
+
+
+def test_new_workers_take_over_without_a_failed_request(fleet):
+    before = workers(fleet)
+    end = threading.Timer(0.5, lambda: fleet.process.send_signal(signal.SIGHUP))
+    end.start()
+    report = load(fleet.port, RECORD, 8, connections=4, rate=40)
+    assert set(report.statuses) == {200} and not report.lost and not report.refused, report.summary()
+    until(lambda: not set(workers(fleet)) & set(before))
+    until(lambda: metric(fleet, "mlops_nb_workers") == 2)
 
 
 def test_a_server_that_is_told_to_end_answers_all_it_has_taken_in(fleet):
@@ -314,15 +340,15 @@ def test_workers_that_crash_again_and_again_end_the_server(project, tmp_path):
         raise RuntimeError("the server became ready")
 
 
-def test_full_and_unwritable_disks_stop_no_answer(tmp_path):
-    """Numbers are counted, and answers given, where the shared folder takes no byte more."""
-    from support import fill, memory_disk
-
-    from mlops_nb.serve.meter import Meter
-    from mlops_nb.serve.numbers import Numbers
-
-    with memory_disk(tmp_path / "disk", "64k") as disk:
-        fill(disk)
+def test_a_full_disk_stops_no_answer(project, tmp_path):
+    """Where the workers' shared folder takes no byte more they count on, and one that starts then counts for itself."""
+    with memory_disk(tmp_path / "disk", "4m") as disk:
+        env = environment(tmp_path / "home", TMPDIR=str(disk))
+        with serving(project, tmp_path / "log", env) as running:
+            assert running.ask("/predict", RECORD).status == 200
+            fill(disk)
+            assert running.ask("/predict", RECORD).status == 200
+            assert metric(running, "mlops_nb_requests_total", route="/predict", status="200") == 2
         meter = Meter(Numbers(disk))
         meter.answered("/predict", 200, 0.01)
         assert b'status="200"' in meter.text()
