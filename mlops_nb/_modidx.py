@@ -7086,6 +7086,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'mlops_nb.serve.openapi._description': ( '70_serve/openapi.html#_description',
                                                                                  'mlops_nb/serve/openapi.py'),
                                         'mlops_nb.serve.openapi._explain': ('70_serve/openapi.html#_explain', 'mlops_nb/serve/openapi.py'),
+                                        'mlops_nb.serve.openapi._feedback': ( '70_serve/openapi.html#_feedback',
+                                                                              'mlops_nb/serve/openapi.py'),
                                         'mlops_nb.serve.openapi._get': ('70_serve/openapi.html#_get', 'mlops_nb/serve/openapi.py'),
                                         'mlops_nb.serve.openapi._infrastructure': ( '70_serve/openapi.html#_infrastructure',
                                                                                     'mlops_nb/serve/openapi.py'),
