@@ -7576,8 +7576,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'mlops_nb/serve/prediction_log.py'),
                                                'mlops_nb.serve.prediction_log.picker': ( '70_serve/prediction_log.html#picker',
                                                                                          'mlops_nb/serve/prediction_log.py'),
-                                               'mlops_nb.serve.prediction_log.rows_of': ( '70_serve/prediction_log.html#rows_of',
-                                                                                          'mlops_nb/serve/prediction_log.py'),
                                                'mlops_nb.serve.prediction_log.without_personal': ( '70_serve/prediction_log.html#without_personal',
                                                                                                    'mlops_nb/serve/prediction_log.py')},
             'mlops_nb.serve.predictions': { 'mlops_nb.serve.predictions.PredictionTable': ( '70_serve/predictions.html#predictiontable',
