@@ -87,7 +87,7 @@ def _text(sent: Any) -> str | None:
 
 # %% ../../nbs/70_serve/35_feedback.ipynb #83d43645
 logger = logging.getLogger("bentoml.mlops_nb")
-REFUSED = {"unknown": 404, "late": 422, "wrong": 422}  # status of an answer about a single label
+REFUSED = {"unknown": 404, "late": 409, "wrong": 409}  # status of an answer about a single label
 
 
 class Feedback:
@@ -184,9 +184,9 @@ class Feedback:
             )
             return "unknown", f"{why}: '{item.request_id}'."
         if item.row is None and known.rows > 1:
-            return "wrong", f"The request had {known.rows} records. Say which one by row, 0 to {known.rows - 1}."
+            return "unknown", f"The request had {known.rows} records. Say which one by row, 0 to {known.rows - 1}."
         if (item.row or 0) >= known.rows:
-            return "wrong", f"There is no row {item.row}: the request had {known.rows}, the first is 0."
+            return "unknown", f"There is no row {item.row}: the request had {known.rows}, the first is 0."
         return None
 
     def _expected(self, item: Item, model: str) -> str:
