@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlops_nb.registry.promote import promote
     from mlops_nb.registry.rollback import rollback
     from mlops_nb.registry.score import safety_score
+    from mlops_nb.serve.predictions import predictions
     from mlops_nb.track.annotate import note_run, star_run, tag_run
     from mlops_nb.track.board import leaderboard
     from mlops_nb.track.compare import compare
@@ -62,6 +63,7 @@ __all__ = [  # the type checker wants the names as text; a test compares them wi
     "note",
     "note_model",
     "note_run",
+    "predictions",
     "promote",
     "reject",
     "rollback",

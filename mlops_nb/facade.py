@@ -56,6 +56,7 @@ PUBLIC = {
     "note_model": "mlops_nb.registry.look",
     "safety_score": "mlops_nb.registry.score",
     "counterfactual": "mlops_nb.model.counterfactual",
+    "predictions": "mlops_nb.serve.predictions",
 }
 
 

@@ -10,6 +10,7 @@ __all__ = ['PIPELINE', 'RANGE', 'RUN', 'AUTOML', 'PLAN', 'SEARCH', 'LINT', 'PAPE
 # %% ../../nbs/95_cli/02_catalogue.ipynb #c17d8fa7
 from .catalogue_access import ACCESS
 from .catalogue_files import FILES
+from .catalogue_log import PREDICTIONS
 from mlops_nb.commands.catalogue_look import (
     CARD,
     DELETE,
@@ -37,6 +38,7 @@ from mlops_nb.commands.catalogue_registry import (
     WAIVE,
 )
 from .catalogue_release import RELEASES
+from .catalogue_serve import OBSERVE
 from mlops_nb.commands.catalogue_trust import (
     KEYS,
     KEYS_LIST,
@@ -437,7 +439,7 @@ COMMANDS = {
         *(SYNC, TAG, NOTE, STAR, EXPORT, DELETE),
         *(*FILES, *ACCESS),
         *(SIGN, VERIFY, KEYS, KEYS_LIST, KEYS_NEW, KEYS_TRUST, KEYS_REVOKE, KEYS_ROTATE),
-        *(*RELEASES, PACKAGE, PREDICT),
+        *(*RELEASES, PACKAGE, PREDICT, PREDICTIONS, OBSERVE),
         *(NEW, CONFIG, DOCTOR, GC, FSCK, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
     )
 }

@@ -33,6 +33,9 @@ POINTS = (
     "after-merge",
     "before-output",
     "after-output",
+    "before-parts",
+    "after-part",
+    "after-parts",
 )
 VARIABLE = "MLOPS_NB_FAULT"
 _passed: dict[str, int] = {}

@@ -115,7 +115,7 @@ class Serving(NamedTuple):
     threads: Annotated[int, "Requests that one process predicts at once", AtLeast(1)] = 4
     format: Annotated[
         Literal["auto", "skops", "onnx"],
-        "skops: scikit-learn's model, onnx: its twin, auto: the twin where scikit-learn or Python is not that of training",
+        "skops: scikit-learn's model, onnx: its twin, auto: the twin where it was found to answer the same, else scikit-learn's",
     ] = "auto"
     decisions: Annotated[
         Literal["hash", "inputs", "off"],
@@ -126,6 +126,31 @@ class Serving(NamedTuple):
         str, "File of the certificate, with those that signed it, in PEM; with it the service speaks HTTPS alone"
     ] = ""
     tls_key: Annotated[str, "File of the certificate's private key in PEM; empty is the certificate's file"] = ""
+    log: Annotated[bool, "Whether every prediction is stored, with its inputs, in the workspace's predictions"] = True
+    log_sample: Annotated[float, "Share of the requests that are stored, chosen by request id", AtLeast(0)] = 1.0
+    log_days: Annotated[int, "Days that stored predictions and their labels are kept; 0 is for ever", AtLeast(0)] = 90
+    log_sync: Annotated[
+        Literal["off", "second", "always"],
+        "When stored predictions are flushed to the disk: never by us, each second, before each answer; kill -9 loses none",
+    ] = "second"
+    log_required: Annotated[bool, "Whether an answer that cannot be stored is refused with 503"] = False
+    personal: Annotated[str, "Features whose values are not stored with predictions, with commas between"] = ""
+    feedback_days: Annotated[
+        int, "Days within which a prediction takes labels; 0 is as long as it is kept", AtLeast(0)
+    ] = 0
+    queue: Annotated[int, "Requests that one process takes in at once; the next is told to come back", AtLeast(1)] = 100
+    timeout: Annotated[float, "Seconds that a prediction may take", AtLeast(0)] = 30.0
+    body_timeout: Annotated[float, "Seconds in which a request has to arrive, its answer to be read on", AtLeast(0)] = (
+        10.0
+    )
+    drain: Annotated[float, "Seconds for which a server that is ending still answers, not ready", AtLeast(0)] = 0.5
+    hung: Annotated[float, "Seconds without progress after which a process is replaced", AtLeast(1)] = 60.0
+    traces: Annotated[str, "Address of an OTLP/HTTP collector of traces; empty sends none"] = ""
+    log_format: Annotated[
+        Literal["text", "ecs"],
+        "What the log looks like: lines for people, or JSON with names of the Elastic Common Schema",
+    ] = "text"
+    access_log: Annotated[Literal["errors", "all", "none"], "Requests that are written to a log in ecs"] = "errors"
 
 
 Algorithm = Literal["RS256", "ES256", "EdDSA"]

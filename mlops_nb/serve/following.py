@@ -96,7 +96,7 @@ class Ballot:
         return {entry.name: entry.read_text(encoding="utf-8") for entry in entries}
 
     def first(self, model: str, release: str) -> bool:
-        "Whether this worker is the first to tell of a refusal"
+        "Whether this worker is the first to tell of a release"
         try:
             os.close(os.open(self._place(model, release) / "told", os.O_CREAT | os.O_EXCL))
         except FileExistsError:
@@ -164,6 +164,7 @@ class Follower:
         self.releases = settings.workspace.path / "releases"
         self.refused: dict[str, str] = {}  # model -> name of the release
         self.ended = threading.Event()
+        self.seen: Callable[[], None] | None = None
 
     def begin(self) -> None:
         "Fill the tables; raises what is in the way"
@@ -187,8 +188,12 @@ class Follower:
             return Release(folder).verify()
         return read_release(self.releases, model)
 
-    def follow(self) -> None:
+    def follow(
+        self,
+        seen: Callable[[], None] | None = None,  # called after each look that went well
+    ) -> None:
         "Look again and again, in a thread that ends with the process"
+        self.seen = seen
         threading.Thread(target=self._run, name="releases", daemon=True).start()
 
     def close(self) -> None:
@@ -199,6 +204,8 @@ class Follower:
         while not self.ended.wait(self.every):
             try:
                 self.look()
+                if self.seen:
+                    self.seen()
             except Exception:  # a disk that is away for a moment must not end the watch
                 logger.exception("the releases could not be looked at; the next look is in %g s", self.every)
 
@@ -221,7 +228,7 @@ class Follower:
         if why != self.slots.stopped.get(model, ""):
             self.slots.stop(model, why)
             logger.warning("%s %s", model, f"was stopped: {why}" if why else "answers again")
-            self._tell("stopped" if why else "answers again", model=model, reason=why)
+            self._tell("release.stopped" if why else "release.again", model=model, reason=why)
 
     def _change(self, model: str, name: str, old: Table | None) -> None:
         "Prepare a release, vote, wait for the others; swap or refuse"
@@ -241,6 +248,8 @@ class Follower:
         self.slots.use(table)
         self.ballot.accept(model, name)
         logger.info("%s follows release %s", model, name)
+        if self.ballot.first(model, name):
+            self._tell("release.followed", model=model, release=name, generation=table.generation)
 
     def _against(self, model: str, name: str) -> dict[str, str] | None:
         "Who is against a release; None when another one has become current meanwhile"
@@ -265,8 +274,11 @@ class Follower:
         if self.ballot.first(model, name):
             worker, why = next(iter(against.items()))
             logger.error("release %s/%s was refused, %s: %s", model, name, stays, why)
-            self._tell("release refused", model=model, release=name, standing=stays, worker=worker, reason=why)
+            self._tell("release.refused", model=model, release=name, standing=stays, worker=worker, reason=why)
 
     def _tell(self, event: str, **details: Any) -> None:
         if self.note:
-            self.note(event, **details)
+            try:
+                self.note(event, **details)
+            except MlopsError as error:  # the disk is full: the release is refused, or followed, all the same
+                logger.error("%s could not be written down: %s", event, error)

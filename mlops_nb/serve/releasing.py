@@ -16,6 +16,7 @@ from ..core.settings import Settings, load_settings
 from ..data.show import Grid
 from ..registry.releases import pointed, read_release, released_models, why_stopped
 from ..registry.rollout import history, standing
+from .events import ServingEvents, events_path
 
 # %% ../../nbs/70_serve/65_releasing.ipynb #4368d8e3
 if TYPE_CHECKING:
@@ -152,14 +153,25 @@ class ReleaseView:
         ]
         return Grid("History", ["when", "what", "who", "why"], rows)
 
+    def refused(self) -> Grid:
+        "Releases that servers refused, as a table, newest first"
+        rows = [
+            [one["at"][:16].replace("T", " "), one["release"], one["reason"]] for one in self.document["refused"][::-1]
+        ]
+        return Grid("Refused by servers", ["when", "release", "why"], rows)
+
+    def parts(self) -> list[Grid]:
+        "What there is to show"
+        return [self.arms(), *(grid for grid in (self.refused(), self.history()) if grid.rows)]
+
     def __repr__(self) -> str:
-        parts = [self.arms(), *([self.history()] if self.document["history"] else [])]
-        return "\n".join(map(repr, parts))
+        return "\n".join(map(repr, self.parts()))
 
     def _repr_html_(self) -> str:
         now = datetime.now(UTC).timestamp()
         picture = draw(periods(self.releases, now)[-20:], self.looks) if self.releases else ""
-        return f"{self.arms()._repr_html_()}{picture}{self.history()._repr_html_()}"
+        arms, *others = (grid._repr_html_() for grid in self.parts())
+        return "".join([arms, picture, *others])
 
 
 def status(
@@ -192,6 +204,11 @@ def status(
         "arms": arms,
         "rollout": standing(ledger, model),
         "history": [_told(one) for one in history(ledger, model)[:20]],
+        "refused": [
+            {"at": one["at"], **one["details"]}
+            for one in ServingEvents(events_path(settings)).read("release.refused")
+            if one["details"].get("model") == model
+        ][-20:],
         "health": [{"at": one["at"], **one["details"]} for one in looks[:20]],
     }
     return ReleaseView(found, ledger.releases(model), looks)

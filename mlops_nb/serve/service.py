@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['ONE_THREAD', 'logger', 'NOTE', 'CHOICE', 'keep_quiet', 'StartError', 'find_releases', 'verified_releases',
-           'environment_of', 'is_worker', 'end_server', 'own_metrics_folder', 'Predictions', 'followed',
+           'environment_of', 'is_worker', 'end_server', 'give_up', 'own_metrics_folder', 'Predictions', 'followed',
            'PredictionService', 'listens', 'command_host', 'tell_reach', 'describe', 'TrainedImage', 'check_contents',
            'image_of', 'make_service']
 
 # %% ../../nbs/70_serve/08_service.ipynb #29e2e963
 import atexit
+import gc
 import logging
 import os
 import shutil
@@ -40,11 +41,15 @@ from .decisions import DecisionLog
 from .events import BoundedEvents, ServingEvents, events_path
 from .following import Ballot, Follower
 from .hardening import check_reach, default_host, socket_host, tls_options
+from .housekeeping import Keeping
+from .life import REFUSED, die_with
 from .meter import SHARED
+from .mirror import ShadowMirror
 from .openapi import openapi
 from .predictor import as_sent, typical_record
 from .slots import Slots
 from .tokens import is_loopback
+from .worker import ServingWorker, look_after, patience_of
 
 # %% ../../nbs/70_serve/08_service.ipynb #e1224144
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -57,6 +62,7 @@ def keep_quiet() -> None:
     for variable in ONE_THREAD:
         os.environ.setdefault(variable, "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.getLogger("uvicorn.access").propagate = False  # it would format a line for each request that nobody reads
 
 # %% ../../nbs/70_serve/08_service.ipynb #496c24d4
 class StartError(BentoMLException):
@@ -113,15 +119,25 @@ def end_server(error: MlopsError) -> None:
     except FileExistsError:  # another worker has said it
         logger.debug("%s", error)
     os.kill(os.getppid(), signal.SIGTERM)
-    sys.exit(1)
+    sys.exit(REFUSED)
+
+
+def give_up(
+    reason: str,  # why the server ends
+) -> None:
+    "End this server, whose workers end again and again"
+    (own_metrics_folder() / NOTE).write_text(reason, encoding="utf-8")
+    logger.error("The server ends: %s", reason)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @cache
-def own_metrics_folder() -> None:
+def own_metrics_folder() -> Path:
     "Give this server a folder of its own for its workers' metrics, and clean up behind it"
     folder = Path(tempfile.gettempdir()) / f"mlops-nb-serve-{os.urandom(8).hex()}"  # BentoML makes it
     BentoMLContainer.prometheus_multiproc_dir.set(str(folder))
     atexit.register(_leave, folder, os.getpid())
+    return folder
 
 
 def _leave(folder: Path, owner: int) -> None:
@@ -160,7 +176,8 @@ def followed(
 ) -> Follower:
     "The models of the service's releases, loaded once in this process"
     shared = os.environ.get(SHARED) or tempfile.mkdtemp(prefix="mlops-nb-")
-    follower = Follower(inner.settings, Slots(), Ballot(Path(shared)))
+    note = ServingEvents(events_path(inner.settings)).add
+    follower = Follower(inner.settings, Slots(), Ballot(Path(shared)), note)
     follower.begin()
     return follower
 
@@ -178,16 +195,26 @@ class PredictionService(BentoService[Predictions]):
             check_reach(socket_host(sys.argv) if is_worker() else "", settings.access)
             access = access_of(settings)
             follower = followed(self.inner)
+            kept = Keeping(settings, follower.slots, BoundedEvents(ServingEvents(events_path(settings))).add)
+            worker = ServingWorker(serving, self.name, server_context.worker_index or 1)
         except MlopsError as error:
             if is_worker():
                 end_server(error)
             raise StartError(str(error)) from error
         for table in follower.slots.tables.values():
             logger.info("%r is ready", table)
-        follower.follow()
+        follower.follow(worker.meter.seen)
         behind = cast(Application, super().to_asgi(*args, **kwargs))
-        log = DecisionLog(settings.workspace.path / "decisions", serving.decisions)
-        return App(behind, follower.slots, serving.max_body, serving.threads, log, access)
+        decisions = DecisionLog(settings.workspace.path / "decisions", serving.decisions)
+        parts: dict[str, Any] = {"decisions": decisions, "access": access, "log": kept.log, "routes": kept.routes}
+        watch: dict[str, Any] = {"watchers": worker.watchers, "worker": worker}
+        app = App(behind, follower.slots, serving.max_body, worker.intake, **parts, **watch)
+        app.mirror = ShadowMirror(app.meter, settings.workspace.path / "shadows")
+        atexit.register(app.mirror.close)
+        kept.begin(app.meter)
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays: no later collection need look at it
+        return app
 
     def inject_config(self) -> None:
         "Tell BentoML where to listen and how, unless its own options say so; and refuse to be reached by everybody"
@@ -307,8 +334,10 @@ def make_service() -> PredictionService:
     "The service of the project around the current folder; a `StartError` says what is missing"
     keep_quiet()
     settings, (release, *_) = find_releases()
-    if not is_worker():
-        own_metrics_folder()
+    if is_worker():
+        die_with(os.getppid(), patience_of(settings.serving))
+    else:
+        look_after(settings.serving, own_metrics_folder(), give_up)
     arm = release.document.arms[0]
     inner = type(
         "Predictions", (Predictions,), {"settings": settings, "release": release, "__doc__": Predictions.__doc__}

@@ -29,6 +29,7 @@ from mlops_nb.model.schema import describe_inputs
 from mlops_nb.registry.keyring import public_text
 from mlops_nb.registry.keys import TrustedKey
 from mlops_nb.registry.releases import SEVERAL, Arm, Document, answer_again, publish, stop_answers
+from mlops_nb.serve.events import AUDIT, ServingEvents
 from mlops_nb.serve.slots import Splitter
 
 RECORD = {"age": 41, "account balance": 120.5, "married": True, "job": "clerk", "since": "2021-03-01"}
@@ -157,6 +158,8 @@ def test_a_release_that_one_worker_cannot_load_is_refused_by_all(project, server
     log = server.log.read_text()
     assert log.count(f"release churn/{place.name} was refused") == 1
     assert "goes on" in log and "os.getenv" in log
+    (event,) = ServingEvents(project / ".mlops" / AUDIT).read("release.refused")
+    assert (event["details"]["release"], "os.getenv" in event["details"]["reason"]) == (place.name, True)
     release(project, 6, {2: ("champion", 1.0)}, format=1)
     assert wait_for(server, 6) < 5
 

@@ -276,7 +276,8 @@ def test_metrics_count_by_route_and_version_and_do_not_grow(server):
     assert after["/predict", "422"] == before["/predict", "422"] + 1
     assert after["other", "404"] >= 30
     assert {route for route, _ in after} <= {
-        *("/", "/predict", "/schema", "/livez", "/healthz", "/readyz", "/metrics", "/docs.json", "/docs.js", "other")
+        *("/", "/predict", "/schema", "/livez", "/healthz", "/readyz", "/metrics", "/docs.json", "/docs.js"),
+        *("/schema.json", "/static_content/{file}", "other"),
     }
     text = server.ask("/metrics").text
     assert (
