@@ -6980,8 +6980,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'mlops_nb/serve/hardening.py'),
                                           'mlops_nb.serve.hardening.default_host': ( '70_serve/hardening.html#default_host',
                                                                                      'mlops_nb/serve/hardening.py'),
-                                          'mlops_nb.serve.hardening.harden': ( '70_serve/hardening.html#harden',
-                                                                               'mlops_nb/serve/hardening.py'),
                                           'mlops_nb.serve.hardening.security_headers': ( '70_serve/hardening.html#security_headers',
                                                                                          'mlops_nb/serve/hardening.py'),
                                           'mlops_nb.serve.hardening.socket_host': ( '70_serve/hardening.html#socket_host',
