@@ -37,12 +37,13 @@ from mlops_nb.serve.call import (
 )
 from .decisions import DecisionLog, asked_reasons, check_rows
 from .intake import Intake
-from .openapi import POLICY, SCRIPT, openapi, page
+from .openapi import FILES, POLICY, SCRIPT, openapi, page
 from .outputs import Outputs
 from .problem import TITLES, Problem
 from .requests import Records
 from .slots import Logged, Slot, Slots, Table
 from .tables import ARROW, OFFERED, TAKEN, who_headers, write_arrow, write_floats
+from .try_page import TryPage
 
 # %% ../../nbs/70_serve/07_app.ipynb #7a6c1343
 class Asked(NamedTuple):
@@ -216,8 +217,9 @@ class App:
             "/healthz": Route("GET", "", self.alive),
             "/readyz": Route("GET", "", self.ready),
             "/metrics": Route("GET", "metrics", self.metrics),
+            "/docs": Route("GET", "", self.page),
             "/docs.js": Route("GET", "", self.script),
-            "/": Route("GET", "", self.page),
+            **TryPage(self.slots, lambda: self.routes).routes(),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -274,7 +276,8 @@ class App:
         "The answer to one request; errors are answers, too"
         try:
             route = self.routes.get(place)
-            if self.access and (route is None or route.scope):  # also where there is nothing: that is not told to all
+            closed = route.scope if route else call.path not in FILES  # where there is nothing: that is not told to all
+            if self.access and closed:
                 scope = route.scope if route else "predict" if call.path in BEHIND else ""
                 call.caller = await self.access.admit(call.headers, scope, call.client, call.name)
             if route is None and (call.path in BEHIND or call.path.startswith(STATIC)):
@@ -400,7 +403,7 @@ class App:
         return Answer(200, b"text/javascript; charset=utf-8", SCRIPT.encode())
 
     async def page(self, call: Call) -> Answer:
-        "GET /"
+        "GET /docs"
         html = page(self.slots.table().model).encode()
         return Answer(200, b"text/html; charset=utf-8", html, ((b"content-security-policy", POLICY.encode()),))
 

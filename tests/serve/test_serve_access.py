@@ -15,6 +15,8 @@ from access_support import AUDIENCE, MAKERS, Issuer, certificate, ring_of
 from joserfc import jws
 from serve_support import environment, make_project, release, serving
 
+from mlops_nb import Client, ServiceError
+
 RECORD = {"age": 41, "account balance": 120.5, "married": True, "job": "clerk", "since": "2021-03-01"}
 pytestmark = pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
 PROMISE = 5.0  # seconds within which a server knows of another key
@@ -120,6 +122,19 @@ def test_nothing_without_a_key_not_even_what_there_is(server, path, body):
 def test_health_is_open_and_says_nothing_else(server):
     assert [server.ask(path).status for path in ("/livez", "/healthz", "/readyz")] == [200] * 3
     assert server.ask("/readyz").json == {"status": "ready"}
+
+
+def test_the_python_client_brings_its_key_over_tls(server, keys, project, monkeypatch):
+    url, ca = f"https://127.0.0.1:{server.port}", project / "server.pem"
+    monkeypatch.setenv("CHURN_KEY", keys["plain"])
+    with Client(url, "env:CHURN_KEY", ca=ca) as client:
+        assert client.predict(RECORD).prediction in ("no", "yes")
+        with pytest.raises(ServiceError, match="explain") as refused:
+            client.predict(RECORD, explain=1)
+    assert (refused.value.status, refused.value.attempts) == (403, 1)
+    with Client(url, ca=ca) as stranger, pytest.raises(ServiceError, match="→ Give the client a key") as refused:
+        stranger.predict(RECORD)
+    assert refused.value.status == 401
 
 
 def test_a_key_in_either_header(server, keys):
