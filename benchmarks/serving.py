@@ -8,8 +8,9 @@ service runs one worker. One load generator, in a process of its own, keeps `--c
 round the services take turns, so that what else the machine does meets all of them, and a figure is the median of the
 rounds' ratios. CPU is that of the whole process tree, in microseconds per request.
 
-- `small`: one record. Ours by ONNX and by scikit-learn, beside plain BentoML with scikit-learn, an empty uvicorn,
-  FastAPI with pydantic and ONNX, MLServer, and `mlflow models serve`; and the private memory of the workers after it.
+- `small`: one record. Ours, with everything on (keys, limits, the log of predictions, metrics), by ONNX and by
+  scikit-learn, beside plain BentoML with scikit-learn, an empty uvicorn, FastAPI with pydantic and ONNX, MLServer,
+  and `mlflow models serve`; and the private memory of the workers after it.
 - `many`: 1,000 records in JSON, our application beside a function that decodes with msgspec, asks onnxruntime and
   encodes the same answer; both in this process.
 - `binary`: the same 1,000 records as 32-bit floats and as an Arrow stream, beside JSON: over HTTP, where the model
@@ -69,6 +70,7 @@ class Served:
     joblib: Path
     schema_file: Path
     onnx: Path | None
+    key: str  # of the service
 
 
 def train(workspace: Path, table: str, target: str) -> None:
@@ -101,7 +103,17 @@ def prepare(folder: Path, table: str, target: str) -> Served:
     answer = model.predict(model.reader.read(json.dumps(model.example).encode()))[0]
     records = varied(model.schema, model.examples)
     files = (folder / "model.joblib", folder / "schema.json", onnx)
-    return Served(workspace, model.schema, model.example, records, answer, parity, *files)
+    return Served(workspace, model.schema, model.example, records, answer, parity, *files, key=new_key(workspace))
+
+
+def new_key(workspace: Path) -> str:
+    """An API key that may predict, as often as it likes."""
+    command = [sys.executable, "-m", "mlops_nb", "access", "create", f"benchmark-{os.getpid()}", "--scope", "predict"]
+    environment = {**os.environ, "MLOPS_NB_WORKSPACE_PATH": str(workspace)}
+    made = subprocess.run(
+        [*command, "--rate", "1000000/s", "--json"], cwd=ROOT, env=environment, check=True, capture_output=True
+    )
+    return json.loads(made.stdout)["key"]
 
 
 def varied(schema: dict[str, Any], examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -134,8 +146,9 @@ def free_port() -> int:
 
 
 def ours(name: str, form: str, served: Served, **asked: Any) -> Peer:
-    """Our service, with what stands in settings.ini of this project."""
+    """Our service with everything on: keys, limits, the log of predictions, metrics."""
     environment = {
+        "MLOPS_NB_ACCESS_MODE": "on",
         "MLOPS_NB_WORKSPACE_PATH": str(served.workspace),
         "MLOPS_NB_SERVING_FORMAT": form,
         "MLOPS_NB_SERVING_WORKERS": "1",
@@ -143,7 +156,7 @@ def ours(name: str, form: str, served: Served, **asked: Any) -> Peer:
     }
     command = [str(Path(sys.executable).parent / "bentoml"), "serve", "--host", "127.0.0.1", "--port", "{port}"]
     body = asked.pop("body", json.dumps(served.record).encode())
-    return Peer(name, command, "/predict", body, "/readyz", environment, **asked)
+    return Peer(name, command, "/predict", body, "/readyz", environment, key=served.key, **asked)
 
 
 class Running:
@@ -195,6 +208,7 @@ class Running:
         """One round of load: requests per second, CPU microseconds per request, milliseconds at the 50th and 99th."""
         peer, spent = self.peer, self.cpu()
         head = f"POST {peer.path} HTTP/1.1\r\nhost: x\r\ncontent-type: {peer.media}\r\naccept: {peer.accept}\r\n"
+        head += f"authorization: Bearer {peer.key}\r\n" if peer.key else ""
         sent = head.encode() + b"content-length: %d\r\n\r\n" % len(peer.body) + peer.body
         command = [sys.executable, __file__, "--load", str(self.port), str(seconds), str(connections)]
         done = subprocess.run(command, input=sent, capture_output=True, check=False)
