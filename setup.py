@@ -26,7 +26,7 @@ setup(
     license_expression=package["license"],
     python_requires=package["python"],
     packages=find_packages(include=[name, f"{name}.*"]),
-    package_data={name: ["templates/**/*", "templates/**/.*"]},
+    package_data={name: ["py.typed", "templates/**/*", "templates/**/.*"]},
     install_requires=lines("requires.serving") + lines("requires.running"),
     extras_require={key.partition(".")[2]: lines(key) for key in package if key.startswith("extras.")},
     entry_points={

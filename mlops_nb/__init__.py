@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mlops_nb.registry.promote import promote
     from mlops_nb.registry.rollback import rollback
     from mlops_nb.registry.score import safety_score
+    from mlops_nb.serve.received import ServiceError
+    from mlops_nb.serve.client import AsyncClient, Client
     from mlops_nb.serve.predictions import predictions
     from mlops_nb.track.annotate import note_run, star_run, tag_run
     from mlops_nb.track.board import leaderboard
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from mlops_nb.track.tables import runs
 
 __all__ = [  # the type checker wants the names as text; a test compares them with PUBLIC
+    "AsyncClient",
+    "Client",
     "Figure",
     "File",
     "Json",
@@ -45,6 +49,7 @@ __all__ = [  # the type checker wants the names as text; a test compares them wi
     "Refused",
     "Report",
     "Secret",
+    "ServiceError",
     "Source",
     "Table",
     "approve",

@@ -56,6 +56,9 @@ PUBLIC = {
     "note_model": "mlops_nb.registry.look",
     "safety_score": "mlops_nb.registry.score",
     "counterfactual": "mlops_nb.model.counterfactual",
+    "Client": "mlops_nb.serve.client",
+    "AsyncClient": "mlops_nb.serve.client",
+    "ServiceError": "mlops_nb.serve.received",
     "predictions": "mlops_nb.serve.predictions",
 }
 

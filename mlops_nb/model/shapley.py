@@ -18,7 +18,7 @@ from sklearn.compose import ColumnTransformer
 
 from ..core.errors import UsageError
 from ..data.show import Grid, count, show_alike
-from .artifact import final_estimator
+from .artifact import Model, final_estimator
 from .background import Background
 from .features import PARTS
 from .leaves import collect_leaves, leaf_values, trees_of
@@ -220,7 +220,8 @@ class Explainer:
         draws: int = 1,  # orders per background row, where the values are not exact
         seed: int = 0,  # of these orders
     ):
-        self.estimator, self.schema = getattr(model, "estimator", model), schema or getattr(model, "schema", None)
+        self.estimator = model.estimator if isinstance(model, Model) else model  # a forest has an `estimator`, too
+        self.schema = schema or getattr(model, "schema", None)
         if self.schema is None:
             raise UsageError(
                 "The model has no schema, so nobody knows its inputs.", "Give Model(..., schema=...) in train."

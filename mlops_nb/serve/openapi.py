@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TYPES', 'MENTIONED', 'REASON', 'EXPLAINED', 'PROBLEM', 'ARROW', 'FLOATS', 'BINARY', 'REFUSALS', 'TABLES', 'PAGE',
-           'SCRIPT', 'POLICY', 'field_document', 'record_document', 'prediction_document', 'openapi', 'page']
+           'SCRIPT', 'FILES', 'POLICY', 'field_document', 'record_document', 'prediction_document', 'openapi', 'page']
 
 # %% ../../nbs/70_serve/05_openapi.ipynb #319b4a40
 from typing import Any
@@ -270,23 +270,47 @@ PAGE = """<!DOCTYPE html>
 </head>
 <body>
 <noscript>This page needs JavaScript; the same document is at <a href="./docs.json">docs.json</a>.</noscript>
+<form id="keyform" hidden>
+<p><label for="key">This service asks for a key or a token:</label> <input id="key" type="password" autocomplete="off">
+<button>use it</button></p>
+</form>
 <div id="swagger-ui"></div>
 <script src="./static_content/swagger-ui-bundle.js"></script>
 <script src="./docs.js"></script>
 </body>
 </html>
 """
-SCRIPT = """window.ui = SwaggerUIBundle({
-  url: "./docs.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null, tryItOutEnabled: true
+SCRIPT = """const form = document.getElementById("keyform"), box = document.getElementById("key");
+const model = new URLSearchParams(location.search).get("model");
+const base = new URL(model ? `./models/${encodeURIComponent(model)}/` : "./", location.href);
+function withKey(request) {
+  if (box.value) request.headers.authorization = `Bearer ${box.value.trim()}`;
+  return request;
+}
+async function show() {
+  const said = await fetch(new URL("docs.json", base), withKey({ headers: {} }));
+  form.hidden = said.status !== 401 && said.status !== 403;
+  if (!form.hidden) box.focus();
+  if (!said.ok) return;
+  const spec = { ...await said.json(), servers: [{ url: base.href.replace(/\\/$/, "") }] };
+  window.ui = SwaggerUIBundle({
+    spec, dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null, tryItOutEnabled: true, requestInterceptor: withKey
+  });
+}
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  show();
 });
+show();
 """
+FILES = {f"/static_content/{name}" for name in ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-light-32x32.png")}
 POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
 
 
 def page(
     title: str,  # shown in the browser's tab
 ) -> str:
-    "The HTML of the page at `/`"
+    "The HTML of the page at `/docs`"
     from html import escape
 
     return PAGE.format(title=escape(title))

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from model_support import KINDS, learn, people
+from sklearn.ensemble import RandomForestClassifier
 
 import mlops_nb
 from mlops_nb.core.errors import UsageError
@@ -105,6 +106,15 @@ def test_an_ensemble_is_explained_in_probabilities():
     explained = Explainer(made, background).explain(table.head(1))
     assert explained.unit == "probability of 'class 01'" and explained.method == "permutation"
     assert np.allclose(explained.answers, scale_of(made.estimator, schema).answer(table.head(1)))
+
+
+def test_a_forest_that_is_no_pipeline_is_explained():
+    table = people(120)[["age", "income", "group"]]
+    schema = describe_inputs(table, {"age": "number", "income": "number"}, "group", "binary")
+    forest = RandomForestClassifier(5, random_state=0).fit(table[schema.names].fillna(0), table["group"])
+    background = draw_background(table.fillna({"age": 0, "income": 0}), schema, 8)
+    explained = Explainer(forest, background, schema).explain(table[schema.names].fillna(0).head(2))
+    assert np.allclose(explained.answers[:, 0], forest.predict_proba(table[schema.names].fillna(0).head(2))[:, 1])
 
 
 def test_owners_of_columns_are_what_changes_them():

@@ -48,6 +48,11 @@ def ask(app, path, method="GET", **options):
     ("path", "media"),
     [
         ("/", "text/html"),
+        ("/try.js", "text/javascript"),
+        ("/try.css", "text/css"),
+        ("/try.json", "application/json"),
+        ("/models/churn/try.json", "application/json"),
+        ("/docs", "text/html"),
         ("/schema", "application/json"),
         ("/docs.json", "application/json"),
         ("/docs.js", "text/javascript"),
@@ -66,7 +71,7 @@ def test_routes(app, path, media):
     assert (head.status_code, head.content) == (200, b"")
 
 
-@pytest.mark.parametrize("path", ["/", "/schema", "/docs.json", "/readyz", "/metrics"])
+@pytest.mark.parametrize("path", ["/docs", "/try.json", "/schema", "/docs.json", "/readyz", "/metrics"])
 def test_without_a_model_nothing_is_ready(path):
     answer = ask(App(behind, Slots()), path)
     assert answer.status_code == 503

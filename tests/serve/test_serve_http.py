@@ -246,11 +246,15 @@ def test_openapi_shows_the_models_own_fields_and_its_example_works(server):
     assert server.ask("/predict", example).status == 200
 
 
-def test_the_page_asks_nobody_else(server):
-    page = server.ask("/")
+@pytest.mark.parametrize(("path", "policy"), [("/", "default-src 'none'"), ("/docs", "default-src 'self'")])
+def test_the_pages_ask_nobody_else(server, path, policy):
+    page = server.ask(path)
     assert page.status == 200
     assert "http" not in page.text
-    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert policy in page.headers["content-security-policy"]
+
+
+def test_the_documentation_brings_its_own_files(server):
     for path in ("swagger-ui.css", "swagger-ui-bundle.js"):
         assert server.ask(f"/static_content/{path}").status == 200
     assert "validatorUrl: null" in server.ask("/docs.js").text
@@ -276,8 +280,8 @@ def test_metrics_count_by_route_and_version_and_do_not_grow(server):
     assert after["/predict", "422"] == before["/predict", "422"] + 1
     assert after["other", "404"] >= 30
     assert {route for route, _ in after} <= {
-        *("/", "/predict", "/schema", "/livez", "/healthz", "/readyz", "/metrics", "/docs.json", "/docs.js"),
-        *("/schema.json", "/static_content/{file}", "other"),
+        *("/", "/predict", "/schema", "/livez", "/healthz", "/readyz", "/metrics", "/docs", "/docs.json", "/docs.js"),
+        *("/try.js", "/try.css", "/try.json", "/feedback", "/schema.json", "/static_content/{file}", "other"),
     }
     text = server.ask("/metrics").text
     assert (
