@@ -107,6 +107,7 @@ class Peer:
     folder: Path = ROOT
     media: str = "application/json"
     accept: str = "*/*"
+    key: str = ""
     port: int = 0
 
 

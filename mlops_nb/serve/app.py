@@ -17,6 +17,7 @@ from urllib.parse import unquote
 from .access import secured
 from mlops_nb.serve.call import (
     JSON,
+    WHOLE,
     Answer,
     Application,
     Call,
@@ -176,7 +177,8 @@ class App:
             answer = await self.answer(call, place, scope)
         except Gone:
             return None
-        await send_answer(send, answer, call.name, with_content=call.method != "HEAD", secure=secure)
+        whole = scope["extensions"].get(WHOLE) if "extensions" in scope else None
+        await send_answer(send, answer, call.name, call.method != "HEAD", secure, whole)
         seconds = time.perf_counter() - started
         self.meter.answered(place, answer.status, seconds, answer.slot)
         for watcher in self.watchers:

@@ -24,7 +24,7 @@ def project(tmp_path, served_project, monkeypatch):
     def never(*_):
         raise AssertionError("the model was opened")
 
-    monkeypatch.setattr("mlops_nb.serve.predictor.load_estimator", never)
+    monkeypatch.setattr("mlops_nb.model.archive.load_estimator", never)
     return copy
 
 
