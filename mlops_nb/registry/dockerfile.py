@@ -20,6 +20,7 @@ COPY bento ./bento
 
 ENV BENTO_PATH=/home/bentoml/bento \\
     BENTOML_HOME=/home/bentoml \\
+    BENTOML_HOST=0.0.0.0 \\
     BENTOML_DO_NOT_TRACK=True \\
     PYTHONUNBUFFERED=1
 USER 10001

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 from urllib.parse import unquote
 
+from .access import secured
 from mlops_nb.serve.call import (
     Answer,
     Application,
@@ -27,6 +28,7 @@ from mlops_nb.serve.call import (
     as_json,
     as_problem,
     check_media,
+    headers_of,
     read_body,
     request_id,
     send_answer,
@@ -63,6 +65,10 @@ class Admission(Protocol):
         "A `Problem` when a caller does not have a scope"
         ...
 
+    def close(self) -> None:
+        "The worker ends"
+        ...
+
 
 class Log(Protocol):
     "Where answers are written down"
@@ -75,8 +81,8 @@ class Log(Protocol):
 class Mirror(Protocol):
     "What asks shadows"
 
-    def offer(self, table: Table, call: Call, records: Records, answers: list[dict[str, Any]]) -> None:
-        "Take a copy of an answered request, or drop it"
+    def offer(self, table: Table, call: Call, records: Records, answers: list[dict[str, Any]], slot: Slot) -> None:
+        "Take a copy of a request that a slot answered, or drop it"
         ...
 
 
@@ -160,7 +166,7 @@ class App:
             return await self.other(scope, receive, send)
         path, secure = scope["path"], scope.get("scheme") == "https"
         started = time.perf_counter()
-        headers = dict(scope["headers"])
+        headers = headers_of(scope["headers"])
         client = (scope.get("client") or ("",))[0]
         query, name = scope.get("query_string", b""), request_id(headers)
         call = Call(scope["method"], path, query, headers, receive, client, name, started)
@@ -189,6 +195,8 @@ class App:
             return message
 
         await self.behind(scope, told, send)
+        if self.access:
+            self.access.close()
 
     def place(self, call: Call) -> str:
         "The template of the route that a call asks for, `other` when there is none; notes the model that the path names"
@@ -211,7 +219,7 @@ class App:
             route = self.routes.get(place)
             closed = route.scope if route else call.path not in FILES  # where there is nothing: that is not told to all
             if self.access and closed:
-                scope = route.scope if route else ""
+                scope = route.scope if route else "predict" if call.path in BEHIND else ""
                 call.caller = await self.access.admit(call.headers, scope, call.client, call.name)
             if route is None and (call.path in BEHIND or call.path.startswith(STATIC)):
                 return HANDED_ON
@@ -263,7 +271,7 @@ class App:
             seconds = time.perf_counter() - call.started
             self.log.add(Logged(call, slot, records, answers, seconds, explained=bool(most)))
         if self.mirror and table.shadows:
-            self.mirror.offer(table, call, records, answers)
+            self.mirror.offer(table, call, records, answers, slot)
         self.meter.predicted(records.rows, slot)
         who = slot.who(call.name)
         answer = as_json({**answers[0], **who} if records.single else {"predictions": answers, **who})
@@ -319,6 +327,7 @@ class App:
         if generation != base.generation:
             predictor = base.predictor
             document = openapi(predictor.schema, predictor.example, base.model, base.version)
+            document = secured(document) if self.access else document
             self.described[base.model] = (base.generation, document)
         return as_json(document)
 

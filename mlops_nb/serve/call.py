@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Scope', 'Receive', 'Send', 'Application', 'DRAINED', 'REQUEST_ID', 'JSON', 'encode', 'ANYBODY', 'Gone', 'read_body',
-           'check_media', 'request_id', 'Answer', 'as_json', 'as_problem', 'send_answer', 'Caller', 'Call', 'Route']
+           'headers_of', 'check_media', 'request_id', 'Answer', 'as_json', 'as_problem', 'send_answer', 'Caller',
+           'Call', 'Route']
 
 # %% ../../nbs/70_serve/02_call.ipynb #9699a8fa
 import re
@@ -56,6 +57,19 @@ async def read_body(
 def _too_large(limit: int) -> Problem:
     detail = f"The body is larger than {limit} bytes. Send fewer records at once, or raise [serving] max_body."
     return Problem(413, detail, headers=((b"connection", b"close"),))
+
+
+def headers_of(
+    pairs: list[tuple[bytes, bytes]],  # names in small letters
+) -> dict[bytes, bytes]:
+    "The headers by name; one that was sent twice is one with a comma, so that nobody sees a good one and we another"
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    gathered: dict[bytes, list[bytes]] = {}
+    for name, value in pairs:
+        gathered.setdefault(name, []).append(value)
+    return {name: b", ".join(values) for name, values in gathered.items()}
 
 
 def check_media(

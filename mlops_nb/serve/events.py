@@ -7,7 +7,6 @@ __all__ = ['AUDIT', 'KINDS', 'logger', 'events_path', 'append_line', 'ServingEve
 
 # %% ../../nbs/70_serve/20_events.ipynb #d30bab98
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -37,6 +36,8 @@ def append_line(
     durable: bool = False,  # wait until it is on the disk?
 ) -> None:
     "Add one line to a file that others append to as well, whole or not at all"
+    import fcntl
+
     with os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb+", 0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
         size = os.fstat(file.fileno()).st_size

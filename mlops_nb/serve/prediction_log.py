@@ -154,7 +154,7 @@ class PredictionLog:
         if time.monotonic() - self._said >= QUIET:
             self._said = time.monotonic()
             logger.error("predictions cannot be stored in %s: %s (%d so far)", self.folder, what, self.failing)
-            self.told("log_failed", error=what, lost=self.failing, request_id=name, refused=self.required)
+            self.told("log.failed", error=what, lost=self.failing, request_id=name, refused=self.required)
         if self.required:
             detail = f"The answer could not be stored ({what}), so it is not given. Try again when the disk is mended."
             raise Problem(503, detail, headers=((b"retry-after", b"5"),)) from error
@@ -162,7 +162,7 @@ class PredictionLog:
     def _recover(self) -> None:
         lost, self.failing, self._said = self.failing, 0, -QUIET
         logger.warning("predictions are stored again; %d were not", lost)
-        self.told("log_recovered", lost=lost, refused=self.required)
+        self.told("log.recovered", lost=lost, refused=self.required)
 
     def watch(
         self,

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ONE_THREAD', 'logger', 'NOTE', 'CHOICE', 'keep_quiet', 'StartError', 'find_releases', 'verified_releases',
            'environment_of', 'is_worker', 'end_server', 'give_up', 'own_metrics_folder', 'Predictions', 'followed',
-           'PredictionService', 'command_host', 'describe', 'TrainedImage', 'check_contents', 'image_of',
-           'make_service']
+           'PredictionService', 'listens', 'command_host', 'tell_reach', 'describe', 'TrainedImage', 'check_contents',
+           'image_of', 'make_service']
 
 # %% ../../nbs/70_serve/08_service.ipynb #29e2e963
 import atexit
@@ -37,15 +37,17 @@ from ..registry.verify import NotVerified, verify_arm
 from .access import access_of
 from .app import App, Application
 from .decisions import DecisionLog
-from .events import ServingEvents, events_path
+from .events import BoundedEvents, ServingEvents, events_path
 from .following import Ballot, Follower
 from .hardening import check_reach, default_host, socket_host, tls_options
 from .housekeeping import Keeping
 from .life import REFUSED, die_with
 from .meter import SHARED
+from .mirror import ShadowMirror
 from .openapi import openapi
 from .predictor import as_sent, typical_record
 from .slots import Slots
+from .tokens import is_loopback
 from .worker import ServingWorker, look_after, patience_of
 
 # %% ../../nbs/70_serve/08_service.ipynb #e1224144
@@ -191,7 +193,7 @@ class PredictionService(BentoService[Predictions]):
             check_reach(socket_host(sys.argv) if is_worker() else "", settings.access)
             access = access_of(settings)
             follower = followed(self.inner)
-            kept = Keeping(self.inner.settings, follower.slots)
+            kept = Keeping(settings, follower.slots, BoundedEvents(ServingEvents(events_path(settings))).add)
         except MlopsError as error:
             if is_worker():
                 end_server(error)
@@ -205,6 +207,8 @@ class PredictionService(BentoService[Predictions]):
         parts: dict[str, Any] = {"decisions": decisions, "access": access, "log": kept.log, "routes": kept.routes}
         watch: dict[str, Any] = {"watchers": worker.watchers, "worker": worker}
         app = App(behind, follower.slots, serving.max_body, worker.intake, **parts, **watch)
+        app.mirror = ShadowMirror(app.meter, settings.workspace.path / "shadows")
+        atexit.register(app.mirror.close)
         kept.begin(app.meter)
         return app
 
@@ -212,9 +216,11 @@ class PredictionService(BentoService[Predictions]):
         "Tell BentoML where to listen and how, unless its own options say so; and refuse to be reached by everybody"
         settings, kept = self.inner.settings, self.config
         try:
-            self.config = cast(Any, {**kept, "http": {"host": default_host()}, "ssl": tls_options(settings)})
+            tls = tls_options(settings) if listens() else {"enabled": False}
+            self.config = cast(Any, {**kept, "http": {"host": default_host()}, "ssl": tls})
             super().inject_config()
-            check_reach(command_host(), settings.access)
+            check_reach(host := command_host(), settings.access)
+            tell_reach(host, settings, tls["enabled"])
         except MlopsError as error:
             raise StartError(str(error)) from None
         finally:
@@ -226,12 +232,34 @@ class PredictionService(BentoService[Predictions]):
         return describe(self.inner.release)
 
 
+def listens() -> bool:
+    "Whether this process is one that is about to listen, rather than a worker, or one that builds a Bento"
+    context = click.get_current_context(silent=True)
+    return context is None or "host" in context.params
+
+
 def command_host() -> str:
-    "The address that a command of BentoML is about to listen at; empty for a command that does not listen"
+    "The address that a command of BentoML is about to listen at; empty where only a worker will know"
     context = click.get_current_context(silent=True)
     if context is None or "host" not in context.params:
         return ""
     return str(context.params["host"] or BentoMLContainer.http.host.get())
+
+
+def tell_reach(
+    host: str,  # that a command is about to listen at; empty: none
+    settings: Settings,
+    tls: bool,
+) -> None:
+    "Audit that a service is about to be reached by other machines, and warn where that is not safe"
+    if not host or is_loopback(host):
+        return
+    access = settings.access.mode
+    BoundedEvents(ServingEvents(events_path(settings))).add("serving.reachable", host=host, access=access, tls=tls)
+    if access == "off":
+        logger.warning("Everybody who reaches %s may ask: [access] open is true, and mode is off.", host)
+    elif not tls:
+        logger.warning("Keys and tokens come to %s unencrypted, unless something in front of it speaks TLS.", host)
 
 
 def describe(release: Release) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from access_support import ring_of
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from serve_support import environment, holding, make_project, marks, people, release, serving
@@ -186,7 +187,18 @@ def test_it_serves_in_a_fresh_environment_by_its_own_entry_point(packaged, fresh
     env = environment(tmp_path / "another-home", MLOPS_NB_WORKSPACE_PATH=str(tmp_path / "nowhere"))
     env |= {"BENTO_PATH": str(tmp_path / "bento"), "PATH": f"{fresh}{os.pathsep}{os.environ['PATH']}"}
     start = ("bash", str(tmp_path / "bento/env/docker/entrypoint.sh"))
+    as_in_a_container = {**env, "BENTOML_HOST": "0.0.0.0"}
+    told = subprocess.run(
+        start, cwd=tmp_path, env=as_in_a_container, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert told.returncode == 1 and "asks nobody for a key" in told.stdout + told.stderr
+    (tmp_path / "settings.ini").write_text("[access]\n")
+    key = {"authorization": f"Bearer {ring_of(tmp_path).create('shop', ('predict',))[0]}"}
+    keys, audit = tmp_path / ".mlops/access/keys.json", tmp_path / "audit.jsonl"
+    env |= {"MLOPS_NB_ACCESS_MODE": "on", "MLOPS_NB_ACCESS_KEYS": str(keys), "MLOPS_NB_ACCESS_AUDIT": str(audit)}
     with serving(tmp_path, tmp_path / "server.log", env, start=start) as server:
+        assert server.ask("/docs.json").status == 401 and "access.refused" in audit.read_text()
+        server.headers |= key
         answer = server.ask("/predict", [{"age": 41, "married": True, "job": "clerk", "since": "2021-03-01"}] * 2)
         assert answer.status == 200, answer.text
         assert answer.json["version"] == 2

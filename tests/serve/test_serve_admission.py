@@ -18,11 +18,13 @@ from support import free_port
 from mlops_nb.core.errors import MlopsError, UsageError
 from mlops_nb.core.settings import load_settings
 from mlops_nb.serve.access import MOST, Access, access_of, credential_of
+from mlops_nb.serve.app import App
 from mlops_nb.serve.call import Caller
 from mlops_nb.serve.events import BoundedEvents, ServingEvents
-from mlops_nb.serve.keys import KeyFile, keys_path, read_keys
+from mlops_nb.serve.keys import KeyFile, keys_path, make_key, read_keys, write_keys
 from mlops_nb.serve.limits import Bucket, Buckets, Rate, network, read_rate
 from mlops_nb.serve.problem import Problem
+from mlops_nb.serve.slots import Slots
 from mlops_nb.serve.tokens import Unavailable, tokens_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
@@ -170,6 +172,20 @@ def test_an_address_that_was_wrong_too_often_waits_and_known_ones_beside_it_do_n
     assert admit(access, fresh, client="192.0.2.2").name == "token:eve"
 
 
+def test_a_worker_that_ends_tells_what_it_counted(project):
+    access = access_of(load_settings(project, {}))
+
+    async def lifespan(scope, receive, send):
+        assert scope["type"] == "lifespan"
+
+    for _ in range(500):
+        assert admit(access, {}).status == 401
+    asyncio.run(App(lifespan, Slots(), access=access)({"type": "lifespan"}, None, None))
+    single = access.events.events.read("access.refused")
+    counted = [one["details"]["total"] for one in single if one["event"].endswith(".more")]
+    assert len(single) - len(counted) == 60 and sum(counted) == 440
+
+
 def test_nobody_is_let_in_by_a_token_that_expired_since(project, issuer):
     access = access_of(load_settings(project, {"MLOPS_NB_ACCESS_LEEWAY": "0"}))
     headers = {b"authorization": f"Bearer {issuer.token(exp=int(time.time()) + 2)}".encode()}
@@ -258,7 +274,8 @@ def test_a_damaged_file_of_keys(project, what):
         access_of(settings)
     access._due = 0.0
     assert admit(access, {b"x-api-key": text.encode()}).name == "shop", "a running server keeps the keys it knew"
-    assert [one["event"] for one in access.events.events.read("access.keys")] == ["access.keys.damaged"]
+    kinds = [one["details"]["kind"] for one in access.events.events.read("access.keys")]
+    assert kinds == ["damaged", "followed"]
 
 
 SETTINGS = {
@@ -313,6 +330,16 @@ Service.serve_http(host="0.0.0.0", port=int(sys.argv[1]))
 def test_a_worker_asks_its_own_socket(tmp_path, served_project):
     code, text = run(served_project, tmp_path / "home", "-c", BY_PROGRAM, str(free_port()))
     assert code == 1 and "asks nobody for a key" in text
+
+
+def test_a_key_that_somebody_wrote_into_the_file_is_audited(project):
+    access = access_of(load_settings(project, {}))
+    text, key = make_key("mallory", ("admin",))
+    write_keys(access.keys.path, [key])
+    access._due = 0.0
+    assert admit(access, {b"x-api-key": text.encode()}, "admin").name == "mallory"
+    told = access.events.events.read("access.keys")[-1]["details"]
+    assert (told["added"], told["ended"]) == (["mallory"], [])
 
 
 @pytest.mark.parametrize(
