@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 from serve_support import KINDS, fitted, people
 from support import free_port
@@ -179,6 +180,17 @@ def test_a_service_that_is_not_there(asked):
     error = refused.value
     assert (error.status, error.attempts) == (0, 2)
     assert "gave no answer" in str(error) and "2 attempts" in str(error) and "→ Check the address" in str(error)
+
+
+@pytest.mark.parametrize("script", [[], ["refuse 415"], ["drop", "refuse 415", "refuse 503"]])
+def test_a_table_travels_as_a_stream_where_one_is_taken(asked, script):
+    for table in (pd.DataFrame({"x": range(60)}), pl.DataFrame({"x": range(60)}), pa.table({"x": range(60)})):
+        with unsteady(*script) as (address, service):
+            said = asked(address, "predict_many", table)
+        assert [one.prediction for one in said] == [2 * x for x in range(60)]
+        kinds = [one["content-type"].rpartition("/")[2] for one in service.seen]
+        stream = "vnd.apache.arrow.stream"
+        assert kinds == {0: [stream], 1: [stream, "json"], 3: [stream, stream, "json", "json"]}[len(script)]
 
 
 def test_connections_are_kept():
