@@ -115,7 +115,7 @@ class Serving(NamedTuple):
     threads: Annotated[int, "Requests that one process predicts at once", AtLeast(1)] = 4
     format: Annotated[
         Literal["auto", "skops", "onnx"],
-        "skops: scikit-learn's model, onnx: its twin, auto: the twin where scikit-learn or Python is not that of training",
+        "skops: scikit-learn's model, onnx: its twin, auto: the twin where it was found to answer the same, else scikit-learn's",
     ] = "auto"
     decisions: Annotated[
         Literal["hash", "inputs", "off"],

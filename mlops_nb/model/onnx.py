@@ -14,8 +14,9 @@ import pandas as pd
 
 from .artifact import final_estimator
 from .combinations import Combinations
-from .onnx_columns import TYPES, Unconvertible, combined, features, feed
+from .onnx_columns import Columns, Unconvertible, combined, features, feed
 from .onnx_graph import Graph
+from .onnx_session import INPUTS, OnnxSession
 from .onnx_trees import boosting, forest, two_classes
 from .own import OwnColumns
 from .schema import InputSchema
@@ -53,7 +54,7 @@ def _converter(estimator: Any) -> Any:
     raise Unconvertible(estimator)
 
 # %% ../../nbs/50_model/50_onnx.ipynb #f51c95ee
-def _voting(graph: Graph, estimator: Any, columns: dict[str, str]) -> str:
+def _voting(graph: Graph, estimator: Any, columns: Columns) -> str:
     if estimator.weights is not None or getattr(estimator, "voting", "soft") != "soft":
         raise Unconvertible(estimator, "with weights or hard votes is not converted here")
     total, *others = [_answers(graph, member, columns) for member in estimator.estimators_]
@@ -62,7 +63,7 @@ def _voting(graph: Graph, estimator: Any, columns: dict[str, str]) -> str:
     return graph.node("Div", total, graph.constant(float(len(estimator.estimators_))))
 
 
-def _stacking(graph: Graph, estimator: Any, columns: dict[str, str]) -> str:
+def _stacking(graph: Graph, estimator: Any, columns: Columns) -> str:
     if estimator.passthrough or {*estimator.stack_method_} - {"predict", "predict_proba"}:
         raise Unconvertible(estimator, "that shows its last model more than its members' answers is not converted here")
     answers = [_answers(graph, member, columns) for member in estimator.estimators_]
@@ -73,7 +74,7 @@ def _stacking(graph: Graph, estimator: Any, columns: dict[str, str]) -> str:
     return _converter(estimator.final_estimator_)(graph, estimator.final_estimator_, shown)
 
 # %% ../../nbs/50_model/50_onnx.ipynb #23f71475
-def _answers(graph: Graph, estimator: Any, columns: dict[str, str]) -> str:
+def _answers(graph: Graph, estimator: Any, columns: Columns) -> str:
     "Probabilities or numbers of a pipeline"
     *before, final = [step for _, step in estimator.steps] if hasattr(estimator, "steps") else [estimator]
     values = ""
@@ -99,7 +100,7 @@ def to_onnx(
 ) -> bytes:
     "The ONNX model; `Unconvertible` when a part has no counterpart"
     graph = Graph()
-    columns = {name: graph.input(name, TYPES[kind]) for name, kind in schema.kinds.items()}
+    columns = Columns(graph, schema.kinds)
     answers = _answers(graph, estimator, columns)
     if schema.task == "regression":
         graph.output(graph.node("Reshape", answers, graph.constant(np.array([-1]))), "prediction", "DOUBLE")
@@ -109,7 +110,7 @@ def to_onnx(
         graph.output(graph.node("Gather", graph.constant(np.array(names, dtype=object)), best), "label", "STRING")
         graph.output(answers, "probabilities", "DOUBLE", len(names))
     about = {"estimator": type(final_estimator(estimator)).__name__, "schema": json.dumps(schema.document())}
-    return graph.model(about)
+    return graph.model({**about, INPUTS: json.dumps(columns.blocks)})
 
 # %% ../../nbs/50_model/50_onnx.ipynb #30668002
 class OnnxModel:
@@ -117,17 +118,10 @@ class OnnxModel:
 
     def __init__(
         self,
-        content: bytes,  # from `to_onnx`
+        content: bytes | OnnxSession,  # from `to_onnx`
         schema: InputSchema,
     ):
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()  # pyright: ignore[reportAttributeAccessIssue]
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        used = {column.name for column in self.session.get_inputs()}
-        self.kinds: dict[str, str] = {name: kind for name, kind in schema.kinds.items() if name in used}
+        self.session = content if isinstance(content, OnnxSession) else OnnxSession(content, schema.kinds)
         if schema.task != "regression":
             self.classes_ = np.array(schema.classes)
 
@@ -140,4 +134,4 @@ class OnnxModel:
         return self._answer("label" if hasattr(self, "classes_") else "prediction", rows)
 
     def _answer(self, name: str, rows: pd.DataFrame) -> Any:
-        return self.session.run([name], feed(rows, self.kinds))[0]
+        return self.session.run(name, feed(rows, self.session.columns, self.session.blocks))

@@ -32,11 +32,12 @@ class Graph:
         self,
         name: str,
         kind: str,  # 'DOUBLE', 'INT64', 'STRING'
+        width: int = 1,  # columns side by side
     ) -> str:
-        "Declare a column of rows that the caller gives"
+        "Declare columns of rows that the caller gives"
         from onnx import TensorProto, helper
 
-        self._inputs.append(helper.make_tensor_value_info(name, getattr(TensorProto, kind), ["rows", 1]))
+        self._inputs.append(helper.make_tensor_value_info(name, getattr(TensorProto, kind), ["rows", width]))
         return name
 
     def output(

@@ -32,8 +32,9 @@ from ..registry.bento import meant_version
 from ..registry.register import Registrar, release_of
 from ..registry.releases import publish, read_release
 from ..registry.verify import verify_arm
+from .outputs import predicts_by_probability
 from .pieces import TableFile
-from .predictor import ReleasedModel, load_model, predicts_by_probability
+from .predictor import ReleasedModel, load_model
 
 # %% ../../nbs/70_serve/10_batch.ipynb #a16d1aa4
 if TYPE_CHECKING:

@@ -86,7 +86,7 @@ class DecisionLog:
             ) from error
 
     def _line(self, facts: dict[str, Any], records: Records, row: int, answer: dict[str, Any]) -> bytes:
-        inputs = {name: values[row] for name, values in records.columns.items()}
+        inputs = dict(zip(records.names, records.values[row], strict=True))
         kept = {"inputs": inputs} if self.keep == "inputs" else {"inputs_sha256": sha256_bytes(canonical_json(inputs))}
         document = {**facts, "row": row, **kept, **answer}
         return json.dumps(document, ensure_ascii=False, sort_keys=True).encode() + b"\n"

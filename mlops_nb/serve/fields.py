@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['LARGE', 'LARGEST', 'EXPECTED', 'ISO_DATE', 'Field', 'fields_of', 'NotFinite', 'expectation', 'refusal', 'is_text',
-           'is_date', 'read_date', 'error_of']
+           'is_date', 'read_date', 'microseconds', 'error_of']
 
 # %% ../../nbs/70_serve/02_fields.ipynb #868ab68b
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from math import isfinite
 from typing import Any
 
@@ -106,6 +107,7 @@ def is_date(value: Any) -> bool:
     return isinstance(value, str) and read_date(value) is not None
 
 
+@lru_cache(maxsize=4096)
 def read_date(
     text: str,  # such as 2026-11-23T18:05:00+01:00
 ) -> datetime | None:
@@ -117,6 +119,17 @@ def read_date(
         return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
     except (ValueError, OverflowError):
         return None
+
+
+@lru_cache(maxsize=4096)
+def microseconds(
+    text: str,  # a date, as `is_date` accepts it
+) -> int:
+    "Whole microseconds from 1970 to the moment `text` names, in UTC"
+    moment = read_date(text)
+    if moment is None:
+        raise ValueError(f"{text!r} is no date")
+    return (moment - datetime(1970, 1, 1)) // timedelta(microseconds=1)
 
 # %% ../../nbs/70_serve/02_fields.ipynb #712aa322
 def error_of(

@@ -138,7 +138,7 @@ class Requests:
         stream: Any = None,  # default: the standard output, where BentoML's lines go
     ):
         self.least = {"errors": 400, "all": 0}.get(which, 1000)
-        self._ration = Ration(most, 1.0)
+        self._known, self._unknown = Ration(most, 1.0), Ration(max(1, most // 10), 1.0)
         self._logger = logging.Logger("mlops_nb.access", logging.INFO)
         handler = logging.StreamHandler(stream or sys.stdout)
         handler.setFormatter(formatter or EcsFormatter("mlops_nb"))
@@ -152,7 +152,10 @@ class Requests:
         seconds: float,
     ) -> None:
         "Write one request, if it is one of those that are written"
-        if answer.status < self.least or (before := self._ration.take()) is None:
+        if answer.status < self.least:
+            return
+        before = (self._unknown if route == "other" else self._known).take()
+        if before is None:
             return
         facts = access_facts(call, route, answer, seconds)
         if before:

@@ -192,6 +192,7 @@ def replace_workers(
 ) -> None:
     "Have BentoML replace workers that end within a second or two, also in a container"
     from bentoml._internal.utils import circus
+    from circus.exc import ConflictError
 
     class Arbiter(circus.Arbiter):
         "BentoML's manager of processes, more attentive"
@@ -206,7 +207,10 @@ def replace_workers(
             "End the workers, and tell them that no others will follow"
             with suppress(OSError):
                 (overseer.folder / ENDING).touch()
-            return super().stop(*args, **options)
+            try:
+                return super().stop(*args, **options)
+            except ConflictError:  # it is starting a worker just now, and would forget that it was told to end
+                return self.loop.call_later(LOOK / 10, self.stop) if self.loop else None
 
         def buried(self, process_pid: int, exit_code: int, **facts: Any) -> bool:
             "Tell that a worker has ended"

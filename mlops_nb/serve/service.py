@@ -10,6 +10,7 @@ __all__ = ['ONE_THREAD', 'logger', 'NOTE', 'CHOICE', 'keep_quiet', 'StartError',
 
 # %% ../../nbs/70_serve/08_service.ipynb #29e2e963
 import atexit
+import gc
 import logging
 import os
 import shutil
@@ -61,6 +62,7 @@ def keep_quiet() -> None:
     for variable in ONE_THREAD:
         os.environ.setdefault(variable, "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.getLogger("uvicorn.access").propagate = False  # it would format a line for each request that nobody reads
 
 # %% ../../nbs/70_serve/08_service.ipynb #496c24d4
 class StartError(BentoMLException):
@@ -194,13 +196,13 @@ class PredictionService(BentoService[Predictions]):
             access = access_of(settings)
             follower = followed(self.inner)
             kept = Keeping(settings, follower.slots, BoundedEvents(ServingEvents(events_path(settings))).add)
+            worker = ServingWorker(serving, self.name, server_context.worker_index or 1)
         except MlopsError as error:
             if is_worker():
                 end_server(error)
             raise StartError(str(error)) from error
         for table in follower.slots.tables.values():
             logger.info("%r is ready", table)
-        worker = ServingWorker(serving, self.name, server_context.worker_index or 1)
         follower.follow(worker.meter.seen)
         behind = cast(Application, super().to_asgi(*args, **kwargs))
         decisions = DecisionLog(settings.workspace.path / "decisions", serving.decisions)
@@ -210,6 +212,8 @@ class PredictionService(BentoService[Predictions]):
         app.mirror = ShadowMirror(app.meter, settings.workspace.path / "shadows")
         atexit.register(app.mirror.close)
         kept.begin(app.meter)
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays: no later collection need look at it
         return app
 
     def inject_config(self) -> None:

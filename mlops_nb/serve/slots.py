@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from .call import Call
+from .outputs import Outputs
 from .problem import Problem
 from .requests import Records, RequestReader
 
@@ -33,6 +34,10 @@ class Predictor(Protocol):
         "One prediction for each record"
         ...
 
+    def outputs(self, records: Records) -> Outputs:
+        "The same as numbers"
+        ...
+
     def explain(self, records: Records, most: int) -> list[dict[str, Any]]:
         "The same, each with its strongest reasons"
         ...
@@ -48,6 +53,11 @@ class Slot(msgspec.Struct, frozen=True):
     arm: str  # `champion`, `challenger`, or what the release calls it
     weight: float  # share of the traffic that names no segment
     predictor: Predictor
+
+    @property
+    def inline(self) -> int:
+        "Bytes of a body up to which it is answered at once, on the event loop; 0 unless the predictor says more"
+        return getattr(self.predictor, "inline", 0)
 
     def who(self, request_id: str) -> dict[str, Any]:
         "What every answer and every record of it carries"

@@ -180,6 +180,6 @@ def test_a_model_that_does_not_load_says_why(served_project, monkeypatch):
     def fail(content, packages, listed):
         raise AttributeError("no such class")
 
-    monkeypatch.setattr("mlops_nb.serve.predictor.load_estimator", fail)
+    monkeypatch.setattr("mlops_nb.model.archive.load_estimator", fail)
     with pytest.raises(StorageError, match="cannot be loaded: AttributeError: no such class"):
         load_model(read_release(served_project / ".mlops" / "releases", "churn"))

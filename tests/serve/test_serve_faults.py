@@ -60,6 +60,10 @@ class Collector:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
+    def of(self, trace):
+        """The spans of one trace."""
+        return [span for span in self.spans if span.trace_id.hex() == trace]
+
 
 @pytest.fixture(scope="module")
 def collector():
@@ -106,8 +110,12 @@ def metric(server, name, **labels):
 
 def workers(server):
     """Process ids of a server's workers."""
-    children = psutil.Process(server.process.pid).children()
-    return sorted(child.pid for child in children if "_bentoml_impl.worker.service" in child.cmdline())
+    found = []
+    for child in psutil.Process(server.process.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # or a zombie
+            if "_bentoml_impl.worker.service" in child.cmdline():
+                found.append(child.pid)
+    return sorted(found)
 
 
 def talk(server, *pieces, pause=0.0):
@@ -179,10 +187,9 @@ def test_traces_continue_the_callers_and_the_log_is_ecs(fleet, collector):
     named = {**fleet.headers, "traceparent": f"00-{trace}-{parent}-01", "x-request-id": "order-17"}
     assert fleet.ask("/predict", {**RECORD, "age": "x"}, headers=named).status == 422
     assert fleet.ask("/predict", RECORD, headers={**named, "x-request-id": "order-18"}).status == 200
-    until(lambda: sum(span.trace_id.hex() == trace for span in collector.spans) == 2)
-    mine = [span for span in collector.spans if span.trace_id.hex() == trace]
+    until(lambda: len(collector.of(trace)) == 2)
     said = {}
-    for span in mine:
+    for span in collector.of(trace):
         facts = {pair.key: pair.value.string_value or pair.value.int_value for pair in span.attributes}
         said[facts["mlops_nb.request_id"]] = facts
         assert (span.name, span.parent_span_id.hex()) == ("POST /predict", parent)

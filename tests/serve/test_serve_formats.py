@@ -1,4 +1,4 @@
-"""A model answers from ONNX where its libraries are not those of training, if it was found to answer the same."""
+"""A model answers from ONNX where it was found to answer the same, else from scikit-learn; and all ways agree."""
 
 import io
 import json
@@ -32,14 +32,51 @@ def package():
     return ModelPackage(model, "churn", {"roc_auc": 0.9}, table, onnx=export_onnx(model, table))
 
 
-def released(folder, package, onnx=True, **changes) -> Release:
+def released(folder, package, onnx=True, background=False, **changes) -> Release:
     """The package's release, with changes to its manifest."""
-    names = ["model.skops", "schema.json", "examples.json", *(["model.onnx"] if onnx else [])]
+    more = [name for name, wanted in (("model.onnx", onnx), ("background.json", background)) if wanted]
+    names = ["model.skops", "schema.json", "examples.json", *more]
     contents = {f"versions/1/{name}": package.member(name) for name in names}
     contents["versions/1/manifest.json"] = json.dumps({**package.manifest, **changes}).encode()
     files = {name: sha256_bytes(content) for name, content in contents.items()}
     document = Document("churn", "binary", (Arm(1, "5d" * 32, 1.0, "versions/1"),), files, generation=1)
     return Release(publish(folder, document, contents))
+
+
+def test_what_serves_is_said_at_the_start(package, tmp_path, caplog):
+    facts = {"onnx": {"ok": False, "reason": "3 of 200 decisions flip"}}
+    with caplog.at_level(logging.INFO):
+        assert load_model(released(tmp_path / "onnx", package)).format == "onnx"
+        assert load_model(released(tmp_path / "skops", package, onnx=False, formats=facts)).format == "skops"
+    assert "churn version 1 is served by ONNX" in caplog.text
+    assert "churn version 1 is served by scikit-learn: 3 of 200 decisions flip" in caplog.text
+
+
+STRANGE = ["never seen", "", None, "clerk\0x", "(missing)", "(other)", "é", "a:b"]
+
+
+def test_all_ways_to_ask_agree_on_strange_records(package, tmp_path):
+    from mlops_nb.serve.engines import FrameEngine, LeanEngine
+
+    release = released(tmp_path, package)
+    onnx, skops = load_model(release), load_model(release, wanted="skops")
+    assert isinstance(skops.engine, LeanEngine)
+    frame = FrameEngine(skops.estimator, skops.inputs)
+    record = {"age": 41, "account balance": None, "married": True, "job": "clerk", "since": "1969-12-31T23:59:59Z"}
+    sent = [record | {"job": job} for job in STRANGE] + [record | {"age": 10**15, "account balance": -1e15}]
+    records = onnx.reader.read(json.dumps(sent).encode())
+    exact, lean, twin = (engine.outputs(records).numbers for engine in (frame, skops.engine, onnx.engine))
+    np.testing.assert_array_equal(lean, exact)
+    np.testing.assert_allclose(twin, exact, atol=1e-9)
+
+
+def test_reasons_are_those_of_the_trees_also_where_onnx_answers(package, tmp_path):
+    release = released(tmp_path, package, background=True)
+    onnx, skops = load_model(release), load_model(release, wanted="skops")
+    records = onnx.reader.read(json.dumps(onnx.examples[:2]).encode())
+    for ours, theirs in zip(onnx.explain(records, 3), skops.explain(records, 3), strict=True):
+        assert ours["explained"]["method"] == "trees"
+        assert ours["reasons"] == theirs["reasons"] and ours["explained"] == theirs["explained"]
 
 
 OTHERS = ({"requirements": {"scikit-learn": "1.4.2"}}, {"python": "3.8"})
@@ -48,7 +85,7 @@ OTHERS = ({"requirements": {"scikit-learn": "1.4.2"}}, {"python": "3.8"})
 @pytest.mark.parametrize("changes", OTHERS)
 def test_another_scikit_learn_or_python_is_answered_by_onnx(package, tmp_path, changes):
     records = json.dumps(people(50)[list(KINDS)].to_dict("records"), default=str).replace("NaN", "null").encode()
-    here = load_model(released(tmp_path / "here", package))
+    here = load_model(released(tmp_path / "here", package), wanted="skops")
     there = load_model(released(tmp_path / "there", package, **changes))
     assert (here.format, there.format) == ("skops", "onnx")
     ours, theirs = (served.predict(served.reader.read(records)) for served in (here, there))
@@ -81,7 +118,7 @@ def test_without_parity_another_python_is_a_warning_as_a_model_holds_no_byte_cod
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     assert f"churn version 1 was trained with other libraries: Python 3.8 -> {here}" in caplog.text
     records = json.dumps(served.examples).encode()
-    ours = load_model(released(tmp_path / "here", package))
+    ours = load_model(released(tmp_path / "here", package), wanted="skops")
     assert served.format == ours.format == "skops"
     assert served.predict(served.reader.read(records)) == ours.predict(ours.reader.read(records))
 

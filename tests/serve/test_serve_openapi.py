@@ -1,4 +1,4 @@
-"""The OpenAPI document says the truth: what it allows is answered, what it forbids is refused, as it tells."""
+"""The OpenAPI document says the truth: what it allows is answered, what it forbids is refused, in its shape."""
 
 import re
 import subprocess
