@@ -16,7 +16,7 @@ from typing import Any, Unpack, overload
 
 from .attempts import Reply, Request, conversation
 from .exchange import Context, Exchange, checked_size, halves, lost, moved, read_as, read_batch
-from .outgoing import Record, Source, TableLike, pieces, pieces_of
+from .outgoing import Piece, Record, Source, TableLike, pieces, pieces_of
 from .received import Prediction, Predictions, ServiceError, ServiceSchema
 
 # %% ../../nbs/70_serve/50_client.ipynb #c67cb424
@@ -70,7 +70,13 @@ class Client(Exchange):
         **context: Unpack[Context],  # user, segment, request_id
     ) -> Prediction | Predictions:
         "Ask about one record, or about a list or a table of them in one request"
-        reply = self._ask(self.question(records, explain, context))
+        request = self.question(records, explain, context)
+        try:
+            reply = self._ask(request)
+        except ServiceError as error:
+            if not self.plainer(request, error):
+                raise
+            reply = self._ask(self.question(records, explain, context))
         return read_as(reply, Prediction) if isinstance(records, Mapping) else read_batch(reply)
 
     def predict_many(
@@ -95,7 +101,7 @@ class Client(Exchange):
                 for future in waiting:
                     future.cancel()
 
-    def _piece(self, start: int, piece: list[Record], explain: int, context: Context) -> list[Prediction]:
+    def _piece(self, start: int, piece: Piece, explain: int, context: Context) -> list[Prediction]:
         try:
             return self.predict(piece, explain, **context).items
         except ServiceError as error:
@@ -175,7 +181,13 @@ class AsyncClient(Exchange):
         **context: Unpack[Context],  # user, segment, request_id
     ) -> Prediction | Predictions:
         "Ask about one record, or about a list or a table of them in one request"
-        reply = await self._ask(self.question(records, explain, context))
+        request = self.question(records, explain, context)
+        try:
+            reply = await self._ask(request)
+        except ServiceError as error:
+            if not self.plainer(request, error):
+                raise
+            reply = await self._ask(self.question(records, explain, context))
         return read_as(reply, Prediction) if isinstance(records, Mapping) else read_batch(reply)
 
     async def predict_many(
@@ -202,7 +214,7 @@ class AsyncClient(Exchange):
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
 
-    async def _piece(self, start: int, piece: list[Record], explain: int, context: Context) -> list[Prediction]:
+    async def _piece(self, start: int, piece: Piece, explain: int, context: Context) -> list[Prediction]:
         try:
             return (await self.predict(piece, explain, **context)).items
         except ServiceError as error:

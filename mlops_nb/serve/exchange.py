@@ -18,7 +18,7 @@ import msgspec
 
 from ..core.errors import UsageError
 from .attempts import Reply, Request, Retrying
-from .outgoing import Record, encode, is_table, table_records
+from .outgoing import ARROW, MANY, Piece, arrow_stream, encode, is_table, rows_of, table_records
 from .received import Prediction, Predictions, ServiceError
 from .request_ids import fresh_id
 
@@ -59,6 +59,7 @@ class Exchange:
             check_reference(key)
         self.url, self.key, self.timeout, self.model = url.rstrip("/"), key, timeout, model
         self.retrying, self.user, self.segment, self.ca = Retrying(retries), user, segment, ca
+        self.streams = True  # until the service refuses one
         self.http = self._connect()
 
     def _connect(self) -> Any:
@@ -95,9 +96,20 @@ class Exchange:
 
     def question(self, records: Any, explain: int, context: Context) -> Request:
         "POST /predict"
-        sent = table_records(records) if is_table(records) else records
         path = self.place("/predict")
-        return self.request("POST", f"{path}?explain={explain}" if explain else path, sent, context)
+        if not is_table(records):
+            return self.request("POST", f"{path}?explain={explain}" if explain else path, records, context)
+        stream = arrow_stream(records) if self.streams and not explain and len(records) >= MANY else None
+        if stream is None:
+            return self.question(table_records(records), explain, context)
+        method, path, headers, _ = self.request("POST", path, None, context)
+        return Request(method, path, {**headers, "content-type": ARROW}, stream)
+
+    def plainer(self, request: Request, error: ServiceError) -> bool:
+        "Whether to send a table again as JSON, and from now on, since the service takes no Arrow streams"
+        refused = error.status == 415 and request.headers.get("content-type") == ARROW
+        self.streams = self.streams and not refused
+        return refused
 
     def label(self, about: Prediction | str, label: Any, row: int | None, at: Any) -> Request:
         "POST /feedback"
@@ -185,9 +197,10 @@ def checked_size(
 
 def halves(
     error: ServiceError,
-    batch: list[Record],
-) -> tuple[list[Record], list[Record]] | None:
+    batch: Piece,
+) -> tuple[Any, Any] | None:
     "Two smaller batches when this one was too large for the service, and can be divided"
-    if error.status != 413 or len(batch) < 2:
+    size = len(batch)
+    if error.status != 413 or size < 2:
         return None
-    return batch[: len(batch) // 2], batch[len(batch) // 2 :]
+    return rows_of(batch, 0, size // 2), rows_of(batch, size // 2, size)

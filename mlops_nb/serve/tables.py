@@ -106,8 +106,10 @@ def read_stream(
     body: bytes,
 ) -> Any:  # a pyarrow.Table
     "The table in an Arrow stream; a `Problem` when it is none that can be trusted"
-    import pyarrow as pa
-
+    try:
+        import pyarrow as pa
+    except ImportError:
+        raise Problem(415, "This service reads no Arrow streams, as it has no pyarrow. Send JSON.") from None
     try:
         for message in pa.ipc.MessageReader.open_stream(body):
             if is_compressed(message.metadata.to_pybytes()):

@@ -10,15 +10,19 @@ import time
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
+from in_process import running
 from serve_support import KINDS, fitted, people
 from support import free_port
 from unsteady import certificates, unsteady
 
 from mlops_nb import AsyncClient, Client, ServiceError
 from mlops_nb.core.errors import UsageError
+from mlops_nb.registry.releases import read_release
 from mlops_nb.serve.decisions import MOST_EXPLAINED
 from mlops_nb.serve.exchange import EXPLAINED_AT_ONCE
+from mlops_nb.serve.predictor import load_model
 
 RECORD = {"age": 41, "account balance": 120.5, "married": True, "job": "clerk", "since": "2021-03-01"}
 
@@ -63,11 +67,20 @@ def test_one_record_with_reasons(asked, url):
     assert answer.explained.output == "yes"
 
 
-def test_tables_are_answered_as_the_model_answers(asked, url):
+@pytest.fixture(scope="module")
+def streaming_url(served_project):
+    """The same model in a service that reads Arrow streams; the other one has no pyarrow."""
+    model = load_model(read_release(served_project / ".mlops" / "releases", "churn"))
+    with running(model) as address:
+        yield address
+
+
+@pytest.mark.parametrize("service", ["url", "streaming_url"])
+def test_tables_are_answered_as_the_model_answers(asked, service, request):
     table = people()
     chances = fitted(table, foreign=False).predict_proba(table[list(KINDS)])
     for sent in (table[list(KINDS)], pl.from_pandas(table[list(KINDS)].astype({"job": "object"}))):
-        said = asked(url, "predict", sent)
+        said = asked(request.getfixturevalue(service), "predict", sent)
         assert np.allclose([list(one.probabilities.values()) for one in said], chances, atol=1e-12)
     assert [one.row for one in said] == list(range(len(table)))
     assert said.frame()["probability yes"].tolist() == pytest.approx(chances[:, 1])
@@ -115,10 +128,13 @@ def test_errors_name_the_record_in_the_stream(asked, url):
     assert "record 612, age: 'abc', expected a whole number" in str(error)
 
 
-def test_an_infinite_number_is_refused_and_not_sent_as_missing(asked, url):
+@pytest.mark.parametrize("rows", [1, 60])
+def test_an_infinite_number_is_refused_and_not_sent_as_missing(asked, streaming_url, rows):
+    table = pd.DataFrame([RECORD] * (rows - 1) + [{**RECORD, "account balance": float("inf")}])
     with pytest.raises(ServiceError) as refused:
-        asked(url, "predict", pd.DataFrame([{**RECORD, "account balance": float("inf")}]))
-    assert refused.value.errors[0]["field"] == "account balance"
+        asked(streaming_url, "predict", table)
+    error = refused.value.errors[0]
+    assert (error["row"], error["field"]) == (rows - 1, "account balance")
 
 
 def test_schema_and_readiness(asked, url):
@@ -179,6 +195,17 @@ def test_a_service_that_is_not_there(asked):
     error = refused.value
     assert (error.status, error.attempts) == (0, 2)
     assert "gave no answer" in str(error) and "2 attempts" in str(error) and "→ Check the address" in str(error)
+
+
+@pytest.mark.parametrize("script", [[], ["refuse 415"], ["drop", "refuse 415", "refuse 503"]])
+def test_a_table_travels_as_a_stream_where_one_is_taken(asked, script):
+    for table in (pd.DataFrame({"x": range(60)}), pl.DataFrame({"x": range(60)}), pa.table({"x": range(60)})):
+        with unsteady(*script) as (address, service):
+            said = asked(address, "predict_many", table)
+        assert [one.prediction for one in said] == [2 * x for x in range(60)]
+        kinds = [one["content-type"].rpartition("/")[2] for one in service.seen]
+        stream = "vnd.apache.arrow.stream"
+        assert kinds == {0: [stream], 1: [stream, "json"], 3: [stream, stream, "json", "json"]}[len(script)]
 
 
 def test_connections_are_kept():

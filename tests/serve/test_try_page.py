@@ -1,28 +1,20 @@
 """The page at `/` in a real browser: by keyboard, when it goes wrong, in the dark, with a thousand fields."""
 
-import contextlib
 import json
 import shutil
 import subprocess
-import threading
 import time
-from pathlib import Path
 
-import bentoml
 import numpy as np
 import pandas as pd
 import pytest
-import uvicorn
 from access_support import ring_of
 from browser import browser
+from in_process import running
 from serve_support import contents_of, make_project
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
-from starlette.applications import Starlette
-from starlette.routing import Mount
-from starlette.staticfiles import StaticFiles
-from support import free_port
 
 from mlops_nb import Client
 from mlops_nb.core.hashing import sha256_bytes
@@ -30,9 +22,7 @@ from mlops_nb.core.settings import load_settings
 from mlops_nb.model.schema import describe_inputs
 from mlops_nb.registry.releases import Arm, Document, publish, read_release
 from mlops_nb.serve.access import access_of
-from mlops_nb.serve.app import App
 from mlops_nb.serve.predictor import load_model
-from mlops_nb.serve.slots import Slots, only
 
 LOADED = "document.title.endsWith('try it') && document.querySelector('#curl').textContent"
 ANSWERED = "document.querySelector('#predict').ariaBusy !== 'true' && document.querySelector('.prediction')"
@@ -84,27 +74,6 @@ def page(tabs):
 @pytest.fixture(scope="module")
 def address(server):
     return f"http://127.0.0.1:{server.port}/"
-
-
-def static_files():
-    """What BentoML answers behind the application: its files of Swagger UI."""
-    folder = Path(bentoml.__file__).parent / "_internal" / "server" / "static_content"
-    return Starlette(routes=[Mount("/static_content", StaticFiles(directory=folder))])
-
-
-@contextlib.contextmanager
-def running(*models, around=lambda app: app, **options):
-    """The application on a port; its address."""
-    app = around(App(static_files(), Slots(*map(only, models)), **options))
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{port}/"
-    server.should_exit = True
-    thread.join(10)
 
 
 def made(folder, name, table, kinds, estimator, task):

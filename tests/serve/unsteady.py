@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pyarrow as pa
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -34,7 +35,9 @@ class Unsteady(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.seen.append({"at": time.monotonic(), "path": self.path, "body": body, **headers})
         word, _, detail = (self.script.pop(0) if self.script else "fine").partition(" ")
-        getattr(self, f"do_{word}")(detail, json.loads(body))
+        is_stream = headers["content-type"] == "application/vnd.apache.arrow.stream"
+        sent = pa.ipc.open_stream(body).read_all().to_pylist() if is_stream else json.loads(body)
+        getattr(self, f"do_{word}")(detail, sent)
 
     def do_drop(self, detail: str, sent: Any) -> None:
         self.close_connection = True
