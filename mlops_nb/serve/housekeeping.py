@@ -6,7 +6,6 @@
 __all__ = ['logger', 'EVERY', 'PATIENCE', 'COMPACT', 'Housekeeper', 'Keeping']
 
 # %% ../../nbs/70_serve/37_housekeeping.ipynb #f8d940eb
-import atexit
 import logging
 import os
 import subprocess
@@ -127,4 +126,8 @@ class Keeping:
             self.log.watch(meter)
             self.feedback.watch(meter)
             self.keeper.start()
-            atexit.register(self.keeper.stop)
+
+    def close(self) -> None:
+        "End with the worker"
+        if self.log:
+            self.keeper.stop()

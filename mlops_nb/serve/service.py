@@ -213,8 +213,8 @@ class PredictionService(BentoService[Predictions]):
         parts: dict[str, Any] = {"decisions": decisions, "access": access, "log": kept.log, "routes": routes}
         watch: dict[str, Any] = {"watchers": worker.watchers, "worker": worker}
         app = App(behind, follower.slots, serving.max_body, worker.intake, **parts, **watch)
-        app.mirror = ShadowMirror(app.meter, settings.workspace.path / "shadows")
-        atexit.register(app.mirror.close)
+        app.mirror = mirror = ShadowMirror(app.meter, settings.workspace.path / "shadows")
+        app.closing += [follower, mirror, kept]
         kept.begin(app.meter)
         gc.collect()
         gc.freeze()  # what is loaded by now stays: no later collection need look at it

@@ -9,7 +9,7 @@ import pytest
 from support import ROOT, serving
 
 from mlops_nb.commands.catalogue import COMMANDS
-from mlops_nb.commands.grammar import parse
+from mlops_nb.commands.grammar import parse, with_subcommand
 from mlops_nb.commands.readme import readme
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -56,7 +56,8 @@ def test_every_command_is_one_that_exists():
     for line in [*LINES, *NAMED]:
         name, *rest = line.split()
         if name == "mlops-nb" and rest[0] != "papermill":
-            parse(COMMANDS[rest[0]], rest[1:])
+            command, *words = with_subcommand(COMMANDS, rest)
+            parse(COMMANDS[command], words)
 
 
 def test_no_command_is_forgotten_here():
