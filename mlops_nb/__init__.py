@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mlops_nb.serve.received import ServiceError
     from mlops_nb.serve.client import AsyncClient, Client
     from mlops_nb.serve.predictions import predictions
+    from mlops_nb.serve.releasing import release
     from mlops_nb.track.annotate import note_run, star_run, tag_run
     from mlops_nb.track.board import leaderboard
     from mlops_nb.track.compare import compare
@@ -71,6 +72,7 @@ __all__ = [  # the type checker wants the names as text; a test compares them wi
     "predictions",
     "promote",
     "reject",
+    "release",
     "rollback",
     "runs",
     "safety_score",

@@ -60,6 +60,7 @@ PUBLIC = {
     "AsyncClient": "mlops_nb.serve.client",
     "ServiceError": "mlops_nb.serve.received",
     "predictions": "mlops_nb.serve.predictions",
+    "release": "mlops_nb.serve.releasing",
 }
 
 
