@@ -7071,6 +7071,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'mlops_nb/serve/following.py'),
                                           'mlops_nb.serve.following.Follower._tell': ( '70_serve/following.html#follower._tell',
                                                                                        'mlops_nb/serve/following.py'),
+                                          'mlops_nb.serve.following.Follower._turn': ( '70_serve/following.html#follower._turn',
+                                                                                       'mlops_nb/serve/following.py'),
                                           'mlops_nb.serve.following.Follower._wanted': ( '70_serve/following.html#follower._wanted',
                                                                                          'mlops_nb/serve/following.py'),
                                           'mlops_nb.serve.following.Follower.begin': ( '70_serve/following.html#follower.begin',

@@ -19,6 +19,7 @@ from ..core.errors import MlopsError
 from ..core.files import atomic_write
 from ..core.settings import Settings
 from mlops_nb.registry.releases import (
+    POINTER,
     Release,
     choose_models,
     pointed,
@@ -162,7 +163,7 @@ class Follower:
         self.settings, self.slots, self.ballot, self.note = settings, slots, ballot, note
         self.every, self.patience = every, patience
         self.releases = settings.workspace.path / "releases"
-        self.refused: dict[str, str] = {}  # model -> name of the release
+        self.refused: dict[str, str] = {}  # model -> publication of a release
         self.ended = threading.Event()
         self.seen: Callable[[], None] | None = None
 
@@ -213,10 +214,22 @@ class Follower:
         "Follow what has changed"
         for model in self._wanted():
             self._see_stop(model)
-            name = pointed(self.releases / model)
+            name = (turn := self._turn(model)).partition("@")[0]
             table = self.slots.tables.get(model)
-            if name and name != self.refused.get(model) and (table is None or table.folder != name):
-                self._change(model, name, table)
+            if name and turn != self.refused.get(model) and (table is None or table.folder != name):
+                self._change(model, name, turn, table)
+
+    def _turn(self, model: str) -> str:
+        "Which publication the pointer stands for: who publishes a refused release again asks again"
+        path = self.releases / model / POINTER
+        try:
+            while True:
+                before = path.stat().st_mtime_ns
+                name = pointed(path.parent)
+                if path.stat().st_mtime_ns == before:  # else it was replaced in between
+                    return f"{name}@{before}" if name else ""
+        except FileNotFoundError:
+            return ""
 
     def _wanted(self) -> list[str]:
         known = list(self.slots.tables)
@@ -230,32 +243,32 @@ class Follower:
             logger.warning("%s %s", model, f"was stopped: {why}" if why else "answers again")
             self._tell("release.stopped" if why else "release.again", model=model, reason=why)
 
-    def _change(self, model: str, name: str, old: Table | None) -> None:
+    def _change(self, model: str, name: str, turn: str, old: Table | None) -> None:
         "Prepare a release, vote, wait for the others; swap or refuse"
         try:
             table = make_table(Release(self.releases / model / name).verify(), self.settings, old)
             words = READY
         except (MlopsError, OSError) as error:
             table, words = None, str(error)
-            if pointed(self.releases / model) != name:  # it was replaced while it was read
+            if self._turn(model) != turn:  # it was replaced while it was read
                 return
-        self.ballot.vote(model, name, words)
-        against = self._against(model, name)
+        self.ballot.vote(model, turn, words)
+        against = self._against(model, turn)
         if against is None:
             return
         if against or table is None:
-            return self._refuse(model, name, against)
+            return self._refuse(model, name, turn, against)
         self.slots.use(table)
         self.ballot.accept(model, name)
         logger.info("%s follows release %s", model, name)
-        if self.ballot.first(model, name):
+        if self.ballot.first(model, turn):
             self._tell("release.followed", model=model, release=name, generation=table.generation)
 
-    def _against(self, model: str, name: str) -> dict[str, str] | None:
+    def _against(self, model: str, turn: str) -> dict[str, str] | None:
         "Who is against a release; None when another one has become current meanwhile"
         deadline = time.monotonic() + self.patience
         while True:
-            votes = self.ballot.votes(model, name)
+            votes = self.ballot.votes(model, turn)
             if against := {worker: words for worker, words in votes.items() if words != READY}:
                 return against
             missing = self.ballot.living() - votes.keys()
@@ -263,15 +276,15 @@ class Follower:
                 return {}
             if time.monotonic() > deadline:
                 return dict.fromkeys(missing, f"did not load it within {self.patience:g} s")
-            if pointed(self.releases / model) != name:
+            if self._turn(model) != turn:
                 return None
             self.ended.wait(min(0.1, self.every))
 
-    def _refuse(self, model: str, name: str, against: dict[str, str]) -> None:
-        self.refused[model] = name
+    def _refuse(self, model: str, name: str, turn: str, against: dict[str, str]) -> None:
+        self.refused[model] = turn
         standing = self.slots.tables.get(model)
         stays = f"release {standing.folder} goes on" if standing else "nothing is served"
-        if self.ballot.first(model, name):
+        if self.ballot.first(model, turn):
             worker, why = next(iter(against.items()))
             logger.error("release %s/%s was refused, %s: %s", model, name, stays, why)
             self._tell("release.refused", model=model, release=name, standing=stays, worker=worker, reason=why)

@@ -130,7 +130,8 @@ class Table:
         self.arms = {slot.arm: slot for slot in slots}
         self.segments = {value: self.arms[arm] for value, arm in (segments or {}).items()}
         self._splitter = Splitter({slot.arm: slot.weight for slot in slots}, salt)
-        self._sure = self.arms[self._splitter.sure] if self._splitter.sure else None
+        alone = len(slots) == 1 or not any(slot.weight > 0 for slot in slots)
+        self._sure = self.base if alone else self.arms.get(self._splitter.sure)
 
     def __repr__(self) -> str:
         arms = [f"version {slot.version} ({slot.weight:.0%})" for slot in self.arms.values()]
