@@ -168,10 +168,10 @@ def environment(home: Path, **extra: str) -> dict[str, str]:
     return {**kept, "BENTOML_HOME": str(home), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", **extra}
 
 
-def block_imports(folder: Path) -> Path:
-    """A folder for PYTHONPATH in which processes can import only what serving needs."""
+def block_imports(folder: Path, *more: str) -> Path:
+    """A folder for PYTHONPATH in which processes can import only what serving needs, and nothing of `more` either."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "sitecustomize.py").write_text(textwrap.dedent(NOT_FOR_SERVING.format(BLOCKED=BLOCKED)))
+    (folder / "sitecustomize.py").write_text(textwrap.dedent(NOT_FOR_SERVING.format(BLOCKED=(*BLOCKED, *more))))
     return folder
 
 

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
-from serve_support import KINDS, people
+from serve_support import KINDS, block_imports, environment, make_project, people, serving
 
 from mlops_nb.core.errors import UsageError
 from mlops_nb.core.hashing import sha256_bytes
@@ -141,3 +141,17 @@ def test_onnx_that_was_not_shipped_is_refused_with_the_reason(package, tmp_path)
     facts = {"onnx": {"ok": False, "reason": "3 of 200 decisions flip"}}
     with pytest.raises(UsageError, match="format is onnx, and churn version 1 cannot be loaded as such: 3 of 200"):
         load_model(released(tmp_path, package, onnx=False, formats=facts), wanted="onnx")
+
+
+def test_a_server_that_answers_by_onnx_imports_no_library_of_training(package, tmp_path):
+    project = make_project(tmp_path / "project")
+    with open(project / "settings.ini", "a") as settings:
+        settings.write("[registry]\nsignatures = off\n")
+    released(project / ".mlops" / "releases", package)
+    blocked = block_imports(tmp_path / "path", "pandas", "sklearn", "scipy", "skops", "onnx", "skl2onnx")
+    env = environment(tmp_path / "home", PYTHONPATH=str(blocked))
+    record = {"age": 41, "account balance": 120.5, "married": True, "job": "clerk", "since": "2021-03-01"}
+    with serving(project, tmp_path / "log", env) as server:
+        answer = server.ask("/predict", record)
+        assert (answer.status, answer.json["prediction"] in ("yes", "no")) == (200, True), answer.text
+        assert len(server.ask("/predict", [record] * 500).json["predictions"]) == 500
