@@ -6,9 +6,7 @@
 __all__ = ['EXPLAIN', 'MOST_EXPLAINED', 'asked_reasons', 'check_rows', 'DecisionLog', 'read_decisions']
 
 # %% ../../nbs/70_serve/06_decisions.ipynb #3e4394f0
-import fcntl
 import json
-import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +15,7 @@ from urllib.parse import parse_qsl
 
 from ..core.errors import did_you_mean
 from ..core.hashing import canonical_json, sha256_bytes
+from .events import append_line
 from .problem import Problem
 from .requests import Records
 
@@ -78,7 +77,9 @@ class DecisionLog:
         facts = {"at": now.isoformat(timespec="milliseconds"), **who}
         lines = [self._line(facts, records, row, answer) for row, answer in enumerate(answers)]
         try:
-            _append(self.folder / who["model"] / f"{now:%Y-%m}.jsonl", b"".join(lines))
+            path = self.folder / who["model"] / f"{now:%Y-%m}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            append_line(path, b"\n".join(lines))
         except OSError as error:
             what = f"The decision could not be stored ({error.strerror or error}), so it is not given."
             raise Problem(
@@ -89,26 +90,7 @@ class DecisionLog:
         inputs = dict(zip(records.names, records.values[row], strict=True))
         kept = {"inputs": inputs} if self.keep == "inputs" else {"inputs_sha256": sha256_bytes(canonical_json(inputs))}
         document = {**facts, "row": row, **kept, **answer}
-        return json.dumps(document, ensure_ascii=False, sort_keys=True).encode() + b"\n"
-
-
-def _append(path: Path, content: bytes) -> None:
-    "One write to the end of a file that others append to as well; on a full disk none"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "rb+", buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
-        size = os.fstat(file.fileno()).st_size
-        glued = size and os.pread(file.fileno(), 1, size - 1) != b"\n"  # a process was killed in the middle of a line
-        try:
-            _write_whole(file.fileno(), b"\n" + content if glued else content)
-        except OSError:
-            os.ftruncate(file.fileno(), size)
-            raise
-
-
-def _write_whole(file: int, content: bytes) -> None:
-    if (written := os.write(file, content)) != len(content):
-        raise OSError(f"{written} of {len(content)} bytes were written")
+        return json.dumps(document, ensure_ascii=False, sort_keys=True).encode()
 
 
 def read_decisions(
