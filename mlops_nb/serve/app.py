@@ -235,12 +235,16 @@ class App:
                 return await ask_behind(self.behind, asgi, call)
             return await self.find(place, call).handler(call)
         except Problem as problem:
-            return as_problem(problem, call.name)
+            answer = as_problem(problem, call.name)
         except Gone:
             raise
         except Exception:
             logger.exception("request %s to %s failed", call.name, call.path)
-            return as_problem(Problem(500, "The request could not be answered; the server's log says why."), call.name)
+            problem = Problem(500, "The request could not be answered; the server's log says why.")
+            answer = as_problem(problem, call.name)
+        if answer.status >= 500:
+            answer.slot = call.slot  # counted as a failure of the version that was to answer
+        return answer
 
     def find(self, place: str, call: Call) -> Route:
         "The route of a call"
@@ -262,6 +266,7 @@ class App:
         self.intake.check()
         body = await self.intake.body(lambda: read_body(call.headers, call.receive, self.max_body))
         slot = table.pick(call.header(USER) or call.name, call.header(SEGMENT) if table.segments else "")
+        call.slot = slot
         if asked.quick and len(body) <= slot.inline:
             records = slot.predictor.reader.read_quickly(body)
             if records is not None:

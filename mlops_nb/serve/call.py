@@ -224,6 +224,7 @@ class Call(msgspec.Struct):
     started: float  # `time.perf_counter()`
     caller: Caller = ANYBODY
     model: str = ""  # that the path names; empty: the service's first
+    slot: Any = None  # the version that was chosen to answer
 
     def header(self, name: bytes) -> str:
         "The text of a header, empty when it was not sent"

@@ -148,6 +148,8 @@ def test_a_model_that_fails_is_logged_once_and_not_told(app, model, monkeypatch,
     (logged,) = caplog.records
     assert answer.json()["request_id"] in logged.getMessage()
     assert "the reason" in caplog.text
+    counted = app.meter.text().decode()
+    assert 'arm="champion",model="churn",route="/predict",status="500",version="1"' in counted
 
 
 def test_a_number_that_is_none_is_an_error(app, model, monkeypatch, caplog):
