@@ -82,6 +82,8 @@ def _tell_new(screen: Terminal, document: dict[str, Any]) -> None:
     until = f" until {document['expires']}" if document["expires"] else ""
     rate = f", {document['rate']}" if document["rate"] else ""
     screen.line(document["key"])
+    if not screen.screen:  # K=$(mlops-nb access create shop) is to hold the key alone
+        return
     screen.line(
         f"→ {document['name']} may {', '.join(document['scopes'])}{until}{rate}. Copy the key: it is not shown again."
     )

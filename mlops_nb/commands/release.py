@@ -192,7 +192,7 @@ def watch(values: Any, screen: Terminal) -> Answer:
     "`mlops-nb release watch [MODEL] [--url URL] [--once] [--promote]`"
     from mlops_nb.core.ledger import Ledger
     from mlops_nb.notebook.redact import resolve_secret
-    from mlops_nb.registry.rollout import need_standing
+    from mlops_nb.registry.rollout import need_standing, standing
     from mlops_nb.serve import watching
     from mlops_nb.serve.health import read_health
 
@@ -208,11 +208,12 @@ def watch(values: Any, screen: Terminal) -> Answer:
         screen.line(f"{datetime.now():%H:%M:%S}  ! {error}")
 
     with Ledger.open(settings, create=False) as ledger:
-        if values.once:
+        if values.once and standing(ledger, model) is None:
+            state = "nothing is under way"
+        elif values.once:
             told(watching.look(settings, ledger, model, lambda: read_health(url, key), values.promote))
-            state = (
-                "aborted" if looks[-1].action == "abort" else "promoted" if looks[-1].action == "promote" else "running"
-            )
+            ended = {"abort": "aborted", "promote": "promoted"}
+            state = ended.get(looks[-1].action) or need_standing(ledger, model)["state"]
         else:
             need_standing(ledger, model)
             every = 30.0 if values.every is None else values.every

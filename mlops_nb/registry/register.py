@@ -185,11 +185,11 @@ def decide(
     "See to it that the champion rule has been applied to a version; its gates, where they refused it"
     for attempt in range(1, ATTEMPTS + 1):
         known = verdict_of(registrar.ledger, name, version)
-        if known and not known["evidence"].get("refused"):
+        if known and not (known["evidence"].get("refused") or known["evidence"].get("under_way")):
             return None
         report = check_version(registrar.settings, registrar.ledger, registrar.version_of(name, version))
         standing = registrar.ledger.alias(name, CHAMPION)
-        verdict = _judge_gated(registrar, name, version, standing, report)
+        verdict = _under_way(registrar, name, standing) or _judge_gated(registrar, name, version, standing, report)
         try:
             if known is None or known["reason"] != verdict.reason:
                 _record(registrar.ledger, name, version, standing, verdict)
@@ -198,6 +198,16 @@ def decide(
             if attempt == ATTEMPTS:
                 raise
     return None
+
+
+def _under_way(registrar: Registrar, name: str, standing: int | None) -> Verdict | None:
+    "Why no run makes a champion while several versions share the traffic: somebody is comparing them"
+    newest = registrar.ledger.releases(name)[:1]
+    if standing is None or not newest or len(newest[0]["document"]["arms"]) == 1:
+        return None
+    numbers = ", ".join(str(arm["version"]) for arm in newest[0]["document"]["arms"][1:])
+    words = f"version {standing} stays champion: a release with version {numbers} is under way"
+    return Verdict(False, words, {"under_way": True})
 
 
 def _judge_gated(registrar: Registrar, name: str, version: int, standing: int | None, report: GateReport) -> Verdict:

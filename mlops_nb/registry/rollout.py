@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ..core.errors import UsageError
+from ..core.errors import UsageError, did_you_mean
 from ..core.files import make_folder
 from ..core.locks import FileLock
 from ..core.settings import Settings
@@ -146,6 +146,7 @@ def _publish(settings: Settings, ledger: "Ledger", state: dict[str, Any]) -> dic
             raise UsageError(f"Version {state['champion']} of {model} is not champion any more.", hint)
         document, contents = release_of(registrar, champion, recipients)
         arms = [document.arms[0]._replace(weight=share[CHAMPION])]
+        _check_input(state["by"], json.loads(contents[f"{arms[0].folder}/schema.json"]))
         for candidate in state["candidates"]:
             version = find_version(ledger, f"{model}:{candidate['version']}")
             other, more = release_of(registrar, version, recipients)
@@ -182,6 +183,14 @@ def _check_fit(kind: str, contents: dict[str, bytes], base: Arm, others: dict[st
         raise UsageError(
             message, "Such a version can only take over at once: mlops-nb release start MODEL:VERSION --switch"
         )
+
+
+def _check_input(by: str, schema: dict[str, Any]) -> None:
+    "Refuse segments that are named by something that is no input of the model"
+    names = [feature["name"] for feature in schema["features"]]
+    if by and by not in names:
+        known = did_you_mean(by, names).strip() or f"Its inputs are: {', '.join(names[:12])}."
+        raise UsageError(f"The model has no input '{by}'.", f"{known} Or leave it out: the header x-segment.", value=by)
 
 
 def _asked(schema: dict[str, Any]) -> dict[str, Any]:
@@ -317,8 +326,8 @@ def _with_share(state: dict[str, Any], share: float) -> tuple[list[list[float]],
         raise UsageError(
             f"{share:.0%} is no share to give.", "Write --to with a number above 0 and up to 100.", value=share
         )
-    done = state["steps"][: state["step"] + 1]
-    return [*done, [share], *(later for later in state["steps"] if later[0] > share)], len(done)
+    done, coming = state["steps"][: state["step"] + 1], state["steps"][state["step"] + 1 :]
+    return [*done, [share], *(later for later in coming if later[0] > share)], len(done)
 
 
 def hold(

@@ -20,6 +20,7 @@ from ..core.files import atomic_write
 from ..core.settings import Settings
 from mlops_nb.registry.releases import (
     POINTER,
+    Arm,
     Release,
     choose_models,
     pointed,
@@ -27,7 +28,7 @@ from mlops_nb.registry.releases import (
     released_models,
     why_stopped,
 )
-from ..registry.verify import verify_arm
+from ..registry.verify import Verified, verify_arm
 from .predictor import load_model
 from .slots import Slot, Slots, Table
 
@@ -39,17 +40,22 @@ def make_table(
 ) -> Table:
     "The table of a release, every version verified, loaded and tried; an `MlopsError` says why it cannot be"
     document, serving = release.document, settings.serving
-    known = {slot.digest: slot.predictor for slot in old.slots()} if old else {}
+    known: dict[str, Any] = {slot.digest: slot.predictor for slot in old.slots()} if old else {}
     found: dict[bool, list[Slot]] = {True: [], False: []}
+    moves: list[tuple[Any, Arm, Verified | None]] = []
     for arm in document.arms:
         verified = verify_arm(release, arm, settings)
-        predictor = known.get(arm.digest) or load_model(
-            release, serving.max_rows, verified, serving.format, serving.identity, settings.project, arm
-        )
-        known[arm.digest] = predictor
+        if predictor := known.get(arm.digest):
+            moves.append((predictor, arm, verified))
+        else:
+            predictor = known[arm.digest] = load_model(
+                release, serving.max_rows, verified, serving.format, serving.identity, settings.project, arm
+            )
         facts = {"version": arm.version, "digest": arm.digest, "generation": document.generation}
         slot = Slot(document.model, **facts, arm=arm.name, weight=arm.weight, predictor=predictor)
         found[arm.shadow].append(slot)
+    for predictor, arm, verified in moves:  # when all is well: the old release goes on otherwise
+        predictor.moved(release, arm, verified)
     salt, place = document.salt, release.folder.name
     return Table(found[False], found[True], dict(document.segments), document.by, salt, place)
 

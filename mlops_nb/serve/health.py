@@ -237,7 +237,7 @@ def read_health(
     place = _place(url)
     headers = {"accept": "text/plain", **({"authorization": f"Bearer {key}"} if key else {})}
     if not (key.isascii() and key.isprintable()):
-        raise UsageError("The key has signs that no key has.", "Give the key as `mlops-nb keys` printed it.")
+        raise UsageError("The key has signs that no key has.", "Give the key as `mlops-nb access create` printed it.")
     request = urllib.request.Request(place, headers=headers)
     try:
         with urllib.request.build_opener(_Stay).open(request, timeout=timeout) as answer:

@@ -130,6 +130,15 @@ class ReleasedModel:
     def __repr__(self) -> str:
         return f"{self.model} version {self.version} ({self.schema['task']}), generation {self.generation}"
 
+    def moved(
+        self,
+        release: Release,  # a later one with the same version
+        arm: Arm,
+        verified: Verified | None = None,
+    ) -> None:
+        "Read what is only read when it is asked for from a later release: older ones do not stay on the disk"
+        self._release, self._arm, self._verified = release, arm, verified
+
     @property
     def estimator(self) -> Any:
         "The model with scikit-learn's methods, for whoever has a frame"

@@ -220,15 +220,25 @@ def status(
         "stopped": why_stopped(releases, model),
         "arms": arms,
         "rollout": standing(ledger, model),
-        "history": [_told(one) for one in history(ledger, model)[:20]],
+        "history": [*_ended(ledger, model), *(_told(one) for one in history(ledger, model)[:20])],
         "refused": [
             {"at": one["at"], **one["details"]}
             for one in ServingEvents(events_path(settings)).read("release.refused")
             if one["details"].get("model") == model
         ][-20:],
-        "health": [{"at": one["at"], **one["details"]} for one in looks[:20]],
+        "health": [{"at": one["at"], **one["details"], "baseline": None} for one in looks[:20]],
     }
     return ReleaseView(found, ledger.releases(model), looks)
+
+
+def _ended(ledger: "Ledger", model: str) -> list[dict[str, Any]]:
+    "How a rollout ended that was neither promoted nor aborted: another version became champion"
+    newest, releases = next(iter(history(ledger, model)), None), ledger.releases(model)
+    if newest is None or newest["state"] not in ("running", "paused") or standing(ledger, model) or not releases:
+        return []
+    champion = releases[0]["document"]["arms"][0]["version"]
+    what = f"{newest['kind']} ended: version {champion} became champion"
+    return [{"at": releases[0]["created"], "what": what, "who": releases[0]["actor"], "why": ""}]
 
 
 def _told(state: dict[str, Any]) -> dict[str, Any]:

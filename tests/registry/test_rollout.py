@@ -6,10 +6,12 @@ from registry_support import give, make_project, package, people
 from mlops_nb.core.errors import Refused, UsageError
 from mlops_nb.core.ledger import Ledger
 from mlops_nb.registry import rollout
+from mlops_nb.registry.promote import carry_out, prepare
 from mlops_nb.registry.register import run_completing
 from mlops_nb.registry.releases import read_release
 from mlops_nb.registry.rollback import go_back
 from mlops_nb.registry.rollout import Plan, abort, canary, finish, history, hold, split, standing, start, step
+from mlops_nb.registry.versions import verdict_of
 
 TABLE = people()
 PACKAGES = [package(TABLE.iloc[: 100 + 5 * number]) for number in range(4)]
@@ -143,9 +145,9 @@ def test_a_shadow_answers_nobody_and_needs_no_gate(project, ledger):
 
 
 def test_a_segment_has_its_own(project, ledger):
-    start(project, ledger, ["churn:2"], Plan("segment", ((0.0,),), segments=("eu", "uk"), by="region"))
+    start(project, ledger, ["churn:2"], Plan("segment", ((0.0,),), segments=("eu", "uk"), by="age"))
     document = released(project)
-    assert (document.segments, document.by) == ((("eu", "challenger"), ("uk", "challenger")), "region")
+    assert (document.segments, document.by) == ((("eu", "challenger"), ("uk", "challenger")), "age")
     assert shares(project)["champion", 1] == 1.0
 
 
@@ -218,3 +220,39 @@ def test_a_crash_in_the_middle_is_mended_by_the_same_command(project, ledger, mo
     else:
         assert shares(project)["challenger", 2] == expected[act]
         assert standing(ledger, "churn")["step"] == (act == "step")
+
+
+def test_a_run_makes_no_champion_while_versions_are_compared(project, ledger):
+    start(project, ledger, ["churn:2"], canary("10"))
+    better = package(TABLE.iloc[:140])
+    (model,) = run_completing(give(project, ledger, IDS[6], better, TABLE.iloc[150:]), project, ledger)
+    assert model["aliases"] == [] and standing(ledger, "churn")
+    assert "a release with version 2 is under way" in verdict_of(ledger, "churn", model["version"])["reason"]
+    abort(project, ledger, "churn")
+    run_completing({"run": IDS[6], "pipeline": "tabular"}, project, ledger)
+    assert "under way" not in verdict_of(ledger, "churn", model["version"])["reason"], "asked again when it was over"
+
+
+def test_a_smaller_share_forgets_no_step_and_repeats_none(project, ledger):
+    start(project, ledger, ["churn:2"], canary("10,50,100"))
+    step(project, ledger, "churn")
+    for share in (0.4, 0.2):
+        step(project, ledger, "churn", to=share)
+        assert shares(project)["challenger", 2] == share
+    step(project, ledger, "churn")
+    assert shares(project)["challenger", 2] == 1.0
+
+
+def test_a_segment_is_named_by_an_input_of_the_model(project, ledger):
+    with pytest.raises(UsageError, match="The model has no input 'aeg'"):
+        start(project, ledger, ["churn:2"], Plan("segment", ((0.0,),), segments=("41",), by="aeg"))
+    assert len(released(project).arms) == 1
+
+
+def test_the_page_says_who_ended_it(project, ledger):
+    from mlops_nb.serve.releasing import status
+
+    start(project, ledger, ["churn:2"], canary("10"))
+    carry_out(project, ledger, prepare(project, ledger, "churn:3"))
+    first = status(project, ledger, "churn").document["history"][0]
+    assert first["what"] == "canary ended: version 3 became champion"

@@ -25,6 +25,7 @@ from serve_support import (
 )
 
 from mlops_nb.core.hashing import sha256_bytes
+from mlops_nb.model.background import draw_background
 from mlops_nb.model.schema import describe_inputs
 from mlops_nb.registry.keyring import public_text
 from mlops_nb.registry.keys import TrustedKey
@@ -41,6 +42,7 @@ def version(number, model="churn", foreign=False):
     inputs = describe_inputs(table, KINDS, target="churned", task="binary")
     examples = json.loads(table[list(KINDS)].head(3).to_json(orient="records", date_format="iso"))
     files = contents_of(fitted(table, foreign), inputs, examples)
+    files["versions/1/background.json"] = draw_background(table, inputs, 10).content()
     files["versions/1/model.sig"] = signature(files, f"{model}:{number}")
     return {name.replace("versions/1/", f"versions/{number}/"): content for name, content in files.items()}
 
@@ -202,6 +204,20 @@ def test_segments_and_what_the_service_says_of_its_arms(project, server):
     assert server.ask("/predict", {**RECORD, "job": "nurse"}).json["version"] == 2
     mixed = server.ask("/predict", [RECORD, {**RECORD, "job": "nurse"}])
     assert (mixed.status, "one request for each" in mixed.json["detail"]) == (422, True)
+
+
+def test_reasons_are_told_also_when_the_release_that_was_loaded_is_gone(project, server):
+    for generation in range(11, 16):
+        release(project, generation, {2: ("champion", 1 - generation / 100), 1: ("challenger", generation / 100)})
+    assert wait_for(server, 15) < 5
+    for old in (project / ".mlops" / "releases" / "churn").glob("0000*"):
+        if not old.name.startswith("000015"):
+            shutil.rmtree(old)
+    users = [f"user-{number}" for number in range(30)]
+    sent = {"content-type": "application/json"}
+    told = [server.ask("/predict?explain=1", RECORD, headers={**sent, "x-user-id": user}) for user in users]
+    assert {answer.status for answer in told} == {200}, told[0].text
+    assert {answer.json["version"] for answer in told} == {1, 2}
 
 
 def test_a_stop_is_followed_and_taken_back(project, server):
