@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'SEVERAL', 'DOCUMENT', 'POINTER', 'KEPT', 'LEFT_BEHIND', 'GRACE', 'REMEDY', 'STOPPED', 'Arm', 'Document',
-           'publish', 'pointed', 'prune', 'generations', 'Release', 'damaged', 'is_intact', 'is_current',
+           'publish', 'pointed', 'prune', 'is_held', 'generations', 'Release', 'damaged', 'is_intact', 'is_current',
            'read_release', 'released_models', 'choose_model', 'choose_models', 'stop_answers', 'answer_again',
            'why_stopped']
 
@@ -149,10 +149,25 @@ def prune(
     "Delete all but the newest generations and the current one; the names that went"
     names = sorted(generations(folder), reverse=True)
     old = [name for name in names[KEPT:] if name != pointed(folder) and _age(folder / name) > GRACE]
+    old = [name for name in old if not is_held(folder / name)]
     orphans = [entry.name for entry in folder.glob(".*.tmp") if _age(entry) > LEFT_BEHIND]
     for name in old + orphans:
         shutil.rmtree(folder / name, ignore_errors=True)
     return old + orphans
+
+
+def is_held(folder: Path) -> bool:
+    "Whether a server answers by a release: it holds a lock on the document as long as it does"
+    import fcntl
+
+    try:
+        with open(folder / DOCUMENT) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def generations(folder: Path) -> Iterator[str]:

@@ -19,7 +19,7 @@ from ..registry.releases import answer_again, stop_answers
 from .call import Answer, Call, Route, as_json, check_media, read_body
 from .events import ServingEvents
 from .problem import Problem
-from .requests import read_json
+from .requests import Repeating, read_json
 from .slots import Slots, Table
 
 # %% ../../nbs/70_serve/68_admin.ipynb #45043e68
@@ -33,16 +33,21 @@ def read_act(
 ) -> dict[str, str]:
     "What is asked, as action, model and reason; a `Problem` when it is nothing that can be done"
     sent = read_json(body)
-    if not isinstance(sent, dict) or not all(isinstance(value, str) for value in sent.values()):
+    if (
+        not isinstance(sent, dict)
+        or isinstance(sent, Repeating)
+        or not all(isinstance(value, str) for value in sent.values())
+    ):
         raise Problem(422, 'Send one object of texts, such as {"action": "abort", "model": "churn", "reason": "..."}.')
     if unknown := sorted(set(sent) - {"action", "model", "reason"}):
         raise Problem(422, f"There is no '{unknown[0][:40]}' to give; there are action, model and reason.")
     action = sent.get("action", "")
     if action not in ACTS:
         raise Problem(422, f"'{action[:40]}' is no action. The actions are {', '.join(ACTS)}.")
-    if not sent.get("reason", "").strip():
+    reason = "".join(sign if sign.isprintable() else " " for sign in sent.get("reason", "")).strip()
+    if not reason:
         raise Problem(422, "A reason is missing: it stands in the audit trail, and clients are told it after a stop.")
-    return {"action": action, "model": sent.get("model", ""), "reason": sent["reason"].strip()[:500]}
+    return {"action": action, "model": sent.get("model", ""), "reason": reason[:500]}
 
 # %% ../../nbs/70_serve/68_admin.ipynb #dae0ed93
 class Admin:
@@ -105,7 +110,7 @@ class Admin:
             raise Problem(
                 409, f"{detail} Say mlops-nb release {action} {model} where the ledger is, or stop the model here."
             )
-        command = [sys.executable, "-m", "mlops_nb", "release", action, model, "--reason", reason, "--json"]
+        command = [sys.executable, "-m", "mlops_nb", "release", action, model, f"--reason={reason}", "--json"]
         env = {**os.environ, "LOGNAME": who, "MLOPS_NB_WORKSPACE_PATH": str(self.settings.workspace.path)}
         try:
             done = subprocess.run(

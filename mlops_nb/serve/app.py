@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['logger', 'STATIC', 'BEHIND', 'MODELS', 'BEHIND_FAILED', 'USER', 'SEGMENT', 'Admission', 'Closing', 'Log', 'Mirror',
-           'Watcher', 'Worker', 'App', 'ask_behind', 'segment_of', 'arms_of']
+           'Watcher', 'Worker', 'App', 'ask_behind', 'segment_of', 'fit_together', 'arms_of']
 
 # %% ../../nbs/70_serve/07_app.ipynb #ea075441
 import asyncio
@@ -216,7 +216,7 @@ class App:
         if path.startswith(MODELS):
             name, slash, rest = path[len(MODELS) :].partition("/")
             template = f"/models/{{model}}{slash}{rest}"
-            if template in self.routes:
+            if name and template in self.routes:
                 call.model = unquote(name)
                 return template
         if path in BEHIND:
@@ -265,7 +265,8 @@ class App:
         asked = Asked(check_media(call.headers, TAKEN), wanted_media(call.headers, OFFERED), most)
         self.intake.check()
         body = await self.intake.body(lambda: read_body(call.headers, call.receive, self.max_body))
-        slot = table.pick(call.header(USER) or call.name, call.header(SEGMENT) if table.segments else "")
+        segment = unquote(call.header(SEGMENT)) if table.segments and not table.by else ""
+        slot = table.pick(call.header(USER) or call.name, segment)
         call.slot = slot
         if asked.quick and len(body) <= slot.inline:
             records = slot.predictor.reader.read_quickly(body)
@@ -308,7 +309,7 @@ class App:
         except Problem:
             raise
         except Exception:
-            if slot is table.base:
+            if slot is table.base or not fit_together(slot, table.base):
                 raise
             logger.exception("%s version %d failed, version %d stands in", slot.model, slot.version, table.base.version)
             self.meter.stood_in(slot)
@@ -395,12 +396,24 @@ def segment_of(
     field: str,  # that names the segment
 ) -> str:
     "The segment of the records of one request; a `Problem` when there are several"
-    values = {str(value) for value in records.columns.get(field, ())}
+    values = {_word(value) for value in records.columns.get(field, ())}
     if len(values) > 1:
         shown = ", ".join(sorted(values)[:3])
         detail = f"The records name {len(values)} values of {field}: {shown}. Send one request for each."
         raise Problem(422, f"{detail} Its value decides which version of the model answers.")
     return values.pop() if values else ""
+
+
+def _word(value: Any) -> str:
+    "A value as people write it: nothing for none, true, 3"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def fit_together(one: Slot, other: Slot) -> bool:
+    "Whether records that one version has read can be given to another"
+    return list(one.predictor.reader.fields) == list(other.predictor.reader.fields)
 
 
 def arms_of(table: Table) -> dict[str, Any]:

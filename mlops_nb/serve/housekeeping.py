@@ -102,10 +102,9 @@ class Keeping:
         slots: Slots,  # what is served
         told: Callable[..., Any] = lambda event, **details: None,  # the audit
     ):
-        serving, loaded = settings.serving, [slot for table in slots.tables.values() for slot in table.slots()]
-        schemas = [slot.predictor.schema for slot in loaded]
+        serving = settings.serving
         self.slots, self.routes, self.feedback = slots, dict[str, Route](), None
-        self.log = open_log(settings.workspace.path, serving, schemas, told)
+        self.log = open_log(settings.workspace.path, serving, (), told)
         if self.log:
             days, limits = serving.feedback_days or serving.log_days, (serving.max_body, serving.max_rows)
             self.feedback = Feedback(self.log, days, self.schema_of, *limits)

@@ -103,6 +103,9 @@ def look(
 ) -> Look:
     "Judge the candidates of a rollout once, do what follows, and write it down"
     state, now = began_of(ledger, need_standing(ledger, model)), read()
+    if (behind := _behind(now, state)) is not None:
+        words = f"Servers answer by generation {behind}, and the step is generation {state['generation']}."
+        return _keep(ledger, state, Look("wait", "", [words], {}), None)
     baseline = _baseline(ledger, state)
     if baseline is None:
         found = Look("wait", "", ["The step is looked at for the first time."], {})
@@ -115,6 +118,13 @@ def look(
     sentences = [reason for verdict in verdicts if verdict.word == word for reason in verdict.reasons]
     action = _act(settings, ledger, state, word, sentences, promote)
     return _keep(ledger, state, Look(word, action, sentences, numbers), None)
+
+
+def _behind(now: Health, state: dict[str, Any]) -> int | None:
+    "The oldest generation that some worker still answers by, if it is not that of the step"
+    told = (dict(labels) for (name, labels), value in now.samples.items() if name == "mlops_nb_model_info" and value)
+    found = min((int(one["generation"]) for one in told if one.get("model") == state["model"]), default=None)
+    return found if found is not None and found < state["generation"] else None
 
 
 def _judge(

@@ -38,8 +38,11 @@ class Service:
 
     def __init__(self):
         self.meter = Meter()
+        self.follow(2)
+
+    def follow(self, generation):
         self.slots = {
-            name: Slot("churn", version, "5d" * 32, 2, name, 0.5, None)
+            name: Slot("churn", version, "5d" * 32, generation, name, 0.5, None)
             for name, version in (("champion", 1), ("challenger", 2))
         }
         self.meter.serves(Table(list(self.slots.values())))
@@ -77,6 +80,9 @@ def test_it_steps_while_all_is_well_and_promotes_at_the_end(project, ledger, ser
     assert (found.verdict, found.action) == ("go", "step")
     assert found.numbers["2"]["requests"] == 160
     assert arms(project) == {1: 0.5, 2: 0.5}
+    behind = look(project, ledger, "churn", service.read)
+    assert (behind.verdict, "Servers answer by generation 2" in behind.sentences[0]) == ("wait", True)
+    service.follow(3)
     look(project, ledger, "churn", service.read)
     service.answer("champion", 200)
     service.answer("challenger", 200)
@@ -85,7 +91,7 @@ def test_it_steps_while_all_is_well_and_promotes_at_the_end(project, ledger, ser
     assert (ledger.alias("churn", "champion"), arms(project)) == (2, {2: 1.0})
     page = status(project, ledger, "churn")
     assert [one["action"] for one in page.document["health"]][:2] == ["promote", ""]
-    assert page._repr_html_().count("<path") == len(page.looks) == 6
+    assert page._repr_html_().count("<path") == len(page.looks) == 7
 
 
 @pytest.mark.parametrize("harm", ["errors", "latency"])

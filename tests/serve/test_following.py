@@ -1,15 +1,18 @@
 """A running server follows its releases: canary, switch, segments, a refusal, a stop; and loses no request."""
 
 import collections
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 
+import psutil
 import pytest
 from serve_support import (
     KINDS,
@@ -83,6 +86,16 @@ def server(project, tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
     with serving(project, folder / "server.log", environment(folder / "home")) as running:
         yield running
+
+
+def workers(server):
+    """Process ids of a server's workers."""
+    found = []
+    for child in psutil.Process(server.process.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # or a zombie
+            if "_bentoml_impl.worker.service" in child.cmdline():
+                found.append(child.pid)
+    return sorted(found)
 
 
 class Load:
@@ -162,6 +175,14 @@ def test_a_release_that_one_worker_cannot_load_is_refused_by_all(project, server
     assert "goes on" in log and "os.getenv" in log
     (event,) = ServingEvents(project / ".mlops" / AUDIT).read("release.refused")
     assert (event["details"]["release"], "os.getenv" in event["details"]["reason"]) == (place.name, True)
+    victim, *_ = workers(server)
+    os.kill(victim, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while (now := workers(server)) and (victim in now or len(now) < 2) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(4)  # it loads what was accepted, and looks at what was refused
+    assert {server.ask("/predict", RECORD).json["generation"] for _ in range(30)} == {before}, "begins with the old one"
+    assert len(workers(server)) == 2
     release(project, 6, {2: ("champion", 1.0)}, format=1)
     assert wait_for(server, 6) < 5
 
@@ -266,3 +287,33 @@ def test_a_worker_votes_and_a_dead_one_is_not_waited_for(tmp_path):
         other.kill()
         other.wait()
         assert ballot.living() == {str(os.getpid())}
+
+
+def test_the_first_to_know_decides_and_all_obey(tmp_path):
+    from mlops_nb.serve.following import READY, Ballot
+
+    ballot = Ballot(tmp_path)
+    ballot.vote("churn", "000002-a@1", READY)
+    assert ballot.decided("churn", "000002-a@1") == ""
+    assert ballot.decide("churn", "000002-a@1", "it is damaged") == "it is damaged"
+    assert ballot.decide("churn", "000002-a@1", READY) == "it is damaged", "also for one who counted other votes"
+    assert ballot.decided("churn", "000002-a@1") == "it is damaged"
+
+
+@pytest.mark.parametrize(
+    ("weights", "facts", "words"),
+    [
+        ({1: ("champion", 0.0), 2: ("challenger", 0.0)}, {}, "which are not together 1"),
+        ({1: ("champion", 0.5), 2: ("champion", 0.5)}, {}, "one name twice"),
+        ({1: ("shadow", 0.0)}, {}, "none of them answers"),
+        ({1: ("champion", 1.0)}, {"segments": (("eu", "nobody"),)}, "which is no arm"),
+    ],
+)
+def test_a_release_by_which_somebody_would_get_no_answer_is_refused(tmp_path, weights, facts, words):
+    from mlops_nb.core.errors import StorageError
+    from mlops_nb.registry.releases import Release
+    from mlops_nb.serve.following import check_arms
+
+    place = release(tmp_path, 1, weights, **facts)
+    with pytest.raises(StorageError, match=words):
+        check_arms(Release(place))

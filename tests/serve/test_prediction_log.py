@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from log_support import logged
 from serve_support import environment, make_project, release, serving
 
-from mlops_nb.core.errors import UsageError
 from mlops_nb.core.settings import load_settings
 from mlops_nb.serve.app import App
 from mlops_nb.serve.compaction import compact
@@ -259,7 +258,11 @@ def test_no_acknowledged_answer_is_lost_when_every_process_is_killed(tmp_path):
     assert not list((project / ".mlops" / FOLDER / "segments").iterdir())  # the dead hold no locks
 
 
-def test_a_misspelt_personal_feature_stops_the_start(serve):
-    with pytest.raises(UsageError, match="personal names 'jobb', which is no feature") as raised:
-        serve(personal="age, jobb")
-    assert raised.value.hint == "Did you mean 'job'?"
+def test_a_misspelt_personal_feature_stops_the_start(served_project, monkeypatch):
+    from mlops_nb.serve.service import StartError, make_service
+
+    monkeypatch.chdir(served_project)
+    monkeypatch.setenv("MLOPS_NB_SERVING_PERSONAL", "age, jobb")
+    with pytest.raises(StartError, match="personal names 'jobb', which is no feature") as raised:
+        make_service()
+    assert "Did you mean 'job'?" in str(raised.value)
