@@ -77,7 +77,8 @@ def test_steps_that_need_much_memory_run_one_after_the_other(tmp_path):
     assert project.run(jobs=2, force=True).exit_code == 0
     with sqlite3.connect(project.workspace / "ledger.sqlite") as database:
         rows = database.execute(
-            "SELECT started, ended FROM run_steps WHERE run_id = (SELECT max(id) FROM runs) ORDER BY started"
+            "SELECT started, ended FROM run_steps "
+            "WHERE run_id = (SELECT id FROM runs ORDER BY started DESC LIMIT 1) ORDER BY started"
         ).fetchall()
     assert rows[1][0] >= rows[0][1]
 
