@@ -67,6 +67,7 @@ function showAnswer(said, milliseconds) {
   const what = state.form.target ? el("p", { class: "quiet" }, state.form.target) : null;
   $("alert").replaceChildren();
   $("answer").classList.remove("old");
+  $("feedback").hidden = false;
   $("answer").replaceChildren(...[what, head, probabilities(said), reasons(said), source(said, milliseconds)].filter(Boolean));
   showFeedback(said);
 }
@@ -90,13 +91,21 @@ function showFeedback(said) {
 
 # %% ../../nbs/70_serve/53_try_answer.ipynb #228d0a31
 PROBLEMS = r"""
+// What is shown is not the answer to what the form says now, and nobody should label it by mistake
+function outdated() {
+  $("answer").classList.add("old");
+  const nothing = $("answer").querySelector(":scope > .quiet:only-child");
+  if (nothing) nothing.remove();
+  $("feedback").hidden = true;
+}
+
 function showProblem(status, problem) {
   const errors = (problem.errors || []).filter((error) => error.field !== undefined);
   for (const error of errors) if (state.fields.has(error.field)) state.errors.set(error.field, `expected ${error.expected}`);
   const others = errors.filter((error) => !state.fields.has(error.field));
   const lines = others.map((error) => el("li", {}, `${error.field || "the record"}: expected ${error.expected}`));
   const name = problem.request_id ? `request ${problem.request_id}` : "";
-  $("answer").classList.add("old");
+  outdated();
   $("alert").replaceChildren(el("p", {}, problem.detail || `The service answered with status ${status}.`),
     lines.length ? el("ul", {}, ...lines) : "", el("p", { class: "quiet" }, [status || "no answer", name].filter(Boolean).join(", ")));
   showErrors(true);
@@ -108,7 +117,7 @@ function showErrors(asked) {
   if (!names.length) return render();
   if (!asked) {
     const links = names.slice(0, MOST).map((name) => el("li", {}, el("a", { href: "#fields", onclick: (event) => (event.preventDefault(), focusOn(name)) }, state.fields.get(name).label)));
-    $("answer").classList.add("old");
+    outdated();
     $("alert").replaceChildren(el("p", {}, `${names.length} ${names.length === 1 ? "field needs" : "fields need"} another value.`), el("ul", {}, ...links));
   }
   focusOn(names[0]);

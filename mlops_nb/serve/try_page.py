@@ -73,6 +73,7 @@ function pythonText(parts) {
 ACTS = r"""
 let waiting = 0;
 function changed() {
+  if ($("answer").querySelector(".prediction")) outdated();
   clearTimeout(waiting);
   waiting = setTimeout(() => {
     const parts = [...state.fields.values()].map((field) => [field.name, read(field)]).filter(([, one]) => one.json).map(([name, one]) => [name, one.json]);
