@@ -8343,6 +8343,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'mlops_nb.serve.watching._numbers': ( '70_serve/watching.html#_numbers',
                                                                                'mlops_nb/serve/watching.py'),
                                          'mlops_nb.serve.watching._own': ('70_serve/watching.html#_own', 'mlops_nb/serve/watching.py'),
+                                         'mlops_nb.serve.watching._step_of': ( '70_serve/watching.html#_step_of',
+                                                                               'mlops_nb/serve/watching.py'),
                                          'mlops_nb.serve.watching.accuracy_of': ( '70_serve/watching.html#accuracy_of',
                                                                                   'mlops_nb/serve/watching.py'),
                                          'mlops_nb.serve.watching.began_of': ( '70_serve/watching.html#began_of',

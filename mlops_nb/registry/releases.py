@@ -337,7 +337,7 @@ def choose_models(
     "The models to serve, first the one that answers where no model is named"
     if wanted.strip() == "*" and (names := released_models(releases)):
         return names
-    parts = [part.strip() for part in wanted.split(",") if part.strip() not in ("", "*")]
+    parts = [part.strip() for part in wanted.split(",") if part.strip()]
     return [choose_model(releases, part) for part in dict.fromkeys(parts)] or [choose_model(releases)]
 
 # %% ../../nbs/60_registry/01_releases.ipynb #34232436

@@ -225,8 +225,10 @@ class Follower:
         self.slots.stop(model, why_stopped(self.releases, model))
 
     def models(self) -> list[str]:
-        "The models to serve"
-        return choose_models(self.releases, self.settings.serving.model)
+        "The models to serve, first the one that answers where none is named: the same in every worker"
+        names = choose_models(self.releases, self.settings.serving.model)
+        first = self.ballot.settle(".first", names[0])
+        return sorted(names, key=lambda name: name != first)
 
     def _first(self, model: str) -> Release:
         "The release that the other workers answer by, else the current one"

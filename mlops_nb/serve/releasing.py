@@ -226,7 +226,7 @@ def status(
             for one in ServingEvents(events_path(settings)).read("release.refused")
             if one["details"].get("model") == model
         ][-20:],
-        "health": [{"at": one["at"], **one["details"], "baseline": None} for one in looks[:20]],
+        "health": [{"at": one["at"], **one["details"]} for one in looks[:20]],
     }
     return ReleaseView(found, ledger.releases(model), looks)
 
