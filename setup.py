@@ -32,6 +32,5 @@ setup(
     entry_points={
         "console_scripts": lines("console_scripts"),
         "papermill.engine": lines("papermill.engine"),
-        "nbdev": [f"{name} = {name}._modidx:d"],
     },
 )

@@ -93,14 +93,14 @@ MANY = 50  # rows from which a table is sent as a stream
 def arrow_stream(
     table: Any,  # of pandas, polars or pyarrow
 ) -> bytes | None:
-    "The table as an Arrow stream; None where that cannot be done"
+    "The table as an Arrow stream; None where Arrow is not there or cannot hold it: it goes as JSON then"
     try:
         import pyarrow as pa
     except ImportError:
         return None
     try:
         made = table if isinstance(table, pa.Table) else _arrow_table(table, pa)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+    except pa.ArrowException:  # such as a column of numbers and words
         return None
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, made.schema) as stream:

@@ -119,14 +119,7 @@ def read_stream(
             for batch in batches:
                 batch.validate(full=True)
             return pa.Table.from_batches(batches, stream.schema)
-    except (
-        struct.error,
-        IndexError,
-        pa.ArrowInvalid,
-        pa.ArrowNotImplementedError,
-        pa.ArrowSerializationError,
-        OSError,
-    ) as error:
+    except (struct.error, IndexError, pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [""])[0][:200]
         raise Problem(400, f"The body is no Arrow stream: {reason}") from None
 

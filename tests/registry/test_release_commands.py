@@ -1,15 +1,13 @@
 """`mlops-nb release`, by command, on a project with three versions."""
 
 import pytest
-from registry_support import give, make_project, package, people
+from registry_support import make_project, package, people, register
 from support import Project
 
 from mlops_nb.core.ledger import Ledger
-from mlops_nb.registry.register import run_completing
 from mlops_nb.registry.releases import why_stopped
 
 TABLE = people()
-IDS = [f"20261129-10150{number}-000{number}" for number in range(1, 4)]
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +18,7 @@ def project(tmp_path_factory):
         file.write("[registry]\nbento_store = false\n")
     settings = settings._replace(registry=settings.registry._replace(bento_store=False))
     with Ledger.open(settings) as ledger:
-        for number, run_id in enumerate(IDS):
-            test = TABLE.iloc[150:] if number == 0 else None
-            run_completing(give(settings, ledger, run_id, package(TABLE.iloc[: 100 + number]), test), settings, ledger)
-            ledger.end_run(run_id, "ok")
+        register(settings, ledger, [package(TABLE.iloc[: 100 + number]) for number in range(3)], TABLE.iloc[150:])
     return Project(folder, folder / ".mlops")
 
 

@@ -6,15 +6,13 @@ import urllib.error
 import urllib.request
 
 import pytest
-from registry_support import give, make_project, package, people
+from registry_support import make_project, package, people, register
 from support import ROOT, Project, serving
 
 from mlops_nb.core.ledger import Ledger
-from mlops_nb.registry.register import run_completing
 from mlops_nb.serve.events import AUDIT, ServingEvents
 
 TABLE = people()
-IDS = [f"20261129-10150{number}-000{number}" for number in range(1, 3)]
 CONTENTS = [package(TABLE.iloc[:60]), package(TABLE.iloc[:100])]
 RECORDS = TABLE[["age", "balance"]].to_dict("records")
 
@@ -28,10 +26,7 @@ def project(tmp_path_factory):
     (folder / "bentofile.yaml").write_bytes((ROOT / "bentofile.yaml").read_bytes())
     settings = settings._replace(registry=settings.registry._replace(bento_store=False))
     with Ledger.open(settings) as ledger:
-        for number, run_id in enumerate(IDS):
-            test = TABLE.iloc[150:] if number == 0 else None
-            run_completing(give(settings, ledger, run_id, CONTENTS[number], test), settings, ledger)
-            ledger.end_run(run_id, "ok")
+        register(settings, ledger, CONTENTS, TABLE.iloc[150:])
     return Project(folder, folder / ".mlops")
 
 

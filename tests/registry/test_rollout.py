@@ -1,7 +1,7 @@
 """Rollouts: what each act publishes, what is refused, and what a crash in the middle leaves."""
 
 import pytest
-from registry_support import give, make_project, package, people
+from registry_support import give, make_project, package, people, register
 
 from mlops_nb.core.errors import Refused, UsageError
 from mlops_nb.core.ledger import Ledger
@@ -33,13 +33,7 @@ def made(tmp_path_factory):
     settings = make_project(tmp_path_factory.mktemp("rollout") / "project")
     settings = settings._replace(registry=settings.registry._replace(bento_store=False))
     with Ledger.open(settings) as ledger:
-        for run_id, content in zip(IDS, [*PACKAGES, OTHER_FIELDS, MISSES], strict=False):
-            run_completing(
-                give(settings, ledger, run_id, content, TABLE.iloc[150:] if run_id == IDS[0] else None),
-                settings,
-                ledger,
-            )
-            ledger.end_run(run_id, "ok")
+        register(settings, ledger, [*PACKAGES, OTHER_FIELDS, MISSES], TABLE.iloc[150:])
     return settings
 
 

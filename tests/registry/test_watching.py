@@ -1,10 +1,9 @@
 """A rollout that steps by itself while all is well and aborts when it is not, on numbers of a real meter."""
 
 import pytest
-from registry_support import give, make_project, package, people
+from registry_support import make_project, package, people, register
 
 from mlops_nb.core.ledger import Ledger
-from mlops_nb.registry.register import run_completing
 from mlops_nb.registry.releases import read_release
 from mlops_nb.registry.rollout import Plan, canary, hold, standing, start
 from mlops_nb.serve.health import Health
@@ -14,7 +13,6 @@ from mlops_nb.serve.slots import Slot, Table
 from mlops_nb.serve.watching import look, watch
 
 TABLE = people()
-IDS = [f"20261129-10150{number}-000{number}" for number in range(1, 4)]
 
 
 @pytest.fixture
@@ -26,10 +24,7 @@ def project(tmp_path):
 @pytest.fixture
 def ledger(project):
     with Ledger.open(project) as opened:
-        for number, run_id in enumerate(IDS):
-            test = TABLE.iloc[150:] if number == 0 else None
-            run_completing(give(project, opened, run_id, package(TABLE.iloc[: 100 + number]), test), project, opened)
-            opened.end_run(run_id, "ok")
+        register(project, opened, [package(TABLE.iloc[: 100 + number]) for number in range(3)], TABLE.iloc[150:])
         yield opened
 
 

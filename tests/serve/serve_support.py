@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 from support import BIN, ROOT, free_port
 
 from mlops_nb.core.hashing import sha256_bytes
@@ -220,6 +221,16 @@ class Server:
                     return
             time.sleep(0.1)
         raise AssertionError(f"not ready after {seconds} s:\n{self.log.read_text()}")
+
+
+def workers(server: Server) -> list[int]:
+    """Process ids of a server's workers."""
+    found = []
+    for child in psutil.Process(server.process.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # or a zombie
+            if "_bentoml_impl.worker.service" in child.cmdline():
+                found.append(child.pid)
+    return sorted(found)
 
 
 @contextlib.contextmanager

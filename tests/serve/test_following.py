@@ -1,7 +1,6 @@
 """A running server follows its releases: canary, switch, segments, a refusal, a stop; and loses no request."""
 
 import collections
-import contextlib
 import json
 import os
 import shutil
@@ -12,7 +11,6 @@ import textwrap
 import threading
 import time
 
-import psutil
 import pytest
 from serve_support import (
     KINDS,
@@ -25,6 +23,7 @@ from serve_support import (
     serving,
     signature,
     trust,
+    workers,
 )
 
 from mlops_nb.core.hashing import sha256_bytes
@@ -86,16 +85,6 @@ def server(project, tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
     with serving(project, folder / "server.log", environment(folder / "home")) as running:
         yield running
-
-
-def workers(server):
-    """Process ids of a server's workers."""
-    found = []
-    for child in psutil.Process(server.process.pid).children():
-        with contextlib.suppress(psutil.NoSuchProcess):  # or a zombie
-            if "_bentoml_impl.worker.service" in child.cmdline():
-                found.append(child.pid)
-    return sorted(found)
 
 
 class Load:

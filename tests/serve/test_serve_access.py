@@ -4,7 +4,6 @@ import base64
 import hmac
 import http.client
 import json
-import shutil
 import socket
 import ssl
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 from access_support import AUDIENCE, MAKERS, Issuer, certificate, ring_of
 from joserfc import jws
 from serve_support import environment, make_project, release, serving
+from support import debian_program
 
 from mlops_nb import Client, ServiceError
 
@@ -389,8 +389,7 @@ def test_only_strong_tls(server, project):
 
 
 def test_openssl_agrees(server, project):
-    if not shutil.which("openssl"):
-        pytest.skip("there is no openssl")
+    program = debian_program("openssl", "openssl")
     for words, good in (
         (["-tls1_3"], True),
         (["-tls1_2"], True),
@@ -398,7 +397,7 @@ def test_openssl_agrees(server, project):
         (["-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-SHA384:AES256-SHA:@SECLEVEL=0"], False),
     ):
         command = [
-            "openssl",
+            program,
             "s_client",
             "-connect",
             f"127.0.0.1:{server.port}",

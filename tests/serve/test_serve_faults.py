@@ -16,7 +16,7 @@ import psutil
 import pytest
 from load_support import Load, load
 from prometheus_client.parser import text_string_to_metric_families
-from serve_support import environment, serving
+from serve_support import environment, serving, workers
 from support import fill, memory_disk
 
 from mlops_nb.serve.meter import Meter
@@ -110,16 +110,6 @@ def metric(server, name, **labels):
     families = text_string_to_metric_families(server.ask("/metrics").text)
     samples = [sample for family in families for sample in family.samples if sample.name == name]
     return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
-
-
-def workers(server):
-    """Process ids of a server's workers."""
-    found = []
-    for child in psutil.Process(server.process.pid).children():
-        with contextlib.suppress(psutil.NoSuchProcess):  # or a zombie
-            if "_bentoml_impl.worker.service" in child.cmdline():
-                found.append(child.pid)
-    return sorted(found)
 
 
 def talk(server, *pieces, pause=0.0):

@@ -1,7 +1,6 @@
 """The page at `/` in a real browser: by keyboard, when it goes wrong, in the dark, with a thousand fields."""
 
 import json
-import shutil
 import subprocess
 import time
 
@@ -15,6 +14,7 @@ from serve_support import contents_of, make_project
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
+from support import debian_program
 
 from mlops_nb import Client
 from mlops_nb.core.hashing import sha256_bytes
@@ -224,8 +224,7 @@ def test_the_browser_says_what_the_server_would(page, address, server, place, na
 
 
 def test_the_same_call_works_in_a_terminal(page, address):
-    if not shutil.which("curl"):
-        pytest.skip("there is no curl here")
+    debian_program("curl", "curl")  # which the README uses, too
     page.open(address, LOADED)
     predict(page)
     done = subprocess.run(page.text("#curl"), shell=True, capture_output=True, text=True, check=True)
