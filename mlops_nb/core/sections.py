@@ -23,6 +23,16 @@ class Workspace(NamedTuple):
     path: Annotated[Path, "Folder of runs, artifacts and the ledger, from the project's root; on a local disk"] = Path(
         ".mlops"
     )
+    url: Annotated[
+        str,
+        "Where machines share artifacts and notebooks: s3://, gs:// or az://bucket/folder; empty is the folder alone",
+    ] = ""
+    cache: Annotated[
+        int, "Megabytes of shared artifacts that this machine keeps in the folder; 0 is no limit", AtLeast(0)
+    ] = 10_000
+    ledger: Annotated[
+        str, "Address of a ledger in Postgres, postgresql://user@host/name or env:NAME; empty is SQLite in the folder"
+    ] = ""
 
 
 class PipelineSection(NamedTuple):
@@ -35,6 +45,10 @@ class PipelineSection(NamedTuple):
     retries: Annotated[int, "How often a step that failed of something that can pass is tried again", AtLeast(0)] = 0
     backoff: Annotated[int, "Seconds before the first of these tries; doubled before each further one", AtLeast(0)] = 1
     engine: Annotated[Literal["fork", "kernel"], "Kernels: forked from a prepared process, or ordinary ones"] = "fork"
+    on: Annotated[
+        str,
+        "Where steps run: dask://host:port, local-cluster, or a Dask cluster class by its name; empty is this machine",
+    ] = ""
     server: Annotated[bool, "Whether the process that kernels are forked from outlives a command"] = True
     idle: Annotated[int, "Seconds without work after which that process ends", AtLeast(1)] = 600
 

@@ -274,7 +274,7 @@ class Settings(NamedTuple):
         ]
 
 
-def _workspace(root: Path, path: Path, origin: str) -> Workspace:
+def _place(root: Path, path: Path, origin: str) -> Path:
     place = root / path.expanduser()
     if root.is_relative_to(os.path.realpath(place)):
         raise UsageError(
@@ -282,7 +282,7 @@ def _workspace(root: Path, path: Path, origin: str) -> Workspace:
             "Give runs a folder of their own, such as .mlops.",
             value=str(path),
         )
-    return Workspace(place)
+    return place
 
 
 def load_settings(
@@ -300,7 +300,8 @@ def load_settings(
     name = package.get("import_name") or package.get("name") or root.name
     sections: dict[str, Any] = {section: kind(**values[section]) for section, kind in SECTIONS.items()}
     origins = {place: origin for place, (_, origin) in texts.items()}
-    sections["workspace"] = _workspace(root, sections["workspace"].path, origins.get(("workspace", "path"), "default"))
+    place = _place(root, sections["workspace"].path, origins.get(("workspace", "path"), "default"))
+    sections["workspace"] = sections["workspace"]._replace(path=place)
     if not sections["tracking"].project:
         sections["tracking"] = sections["tracking"]._replace(project=name)
     return Settings(root, name, **sections, origins=origins)
