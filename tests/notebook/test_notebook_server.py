@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -363,6 +364,19 @@ def test_nothing_is_handed_over_after_an_interrupt(tmp_path):
         assert not (tmp_path / "ran").exists()
         again = Executor(tmp_path, shared=False, own=executor.own)
         assert step(again, tmp_path, "2")[0] is None, "the server itself goes on"
+
+
+def test_an_interrupted_cell_leaves_nothing_half_done(tmp_path):
+    """A temporary file that a cell was about to give its name is taken away again."""
+    code = "import time\nfile = open('half', 'w')\ntry:\n    open('begun', 'w').close()\n    time.sleep(60)\n"
+    code += "finally:\n    import os\n    time.sleep(0.1)\n    os.unlink('half')"
+    with Executor(tmp_path, shared=False) as executor, ThreadPoolExecutor(1) as pool:
+        going = pool.submit(step, executor, tmp_path, code)
+        wait_for((tmp_path / "begun").exists, 60)
+        executor.interrupt()
+        with pytest.raises(KeyboardInterrupt):
+            going.result(30)
+        assert not (tmp_path / "half").exists()
 
 
 def test_keys_of_an_own_server_are_those_of_the_interpreter(tmp_path, monkeypatch):
