@@ -247,6 +247,22 @@ class Database:
         ]
         return [(name, row["from"]) for name, row in keys if row["table"] == table]
 
+    def problems(
+        self,
+        quick: bool = False,  # without looking at every index
+    ) -> list[str]:
+        "What is damaged, in words"
+        check = "quick_check" if quick else "integrity_check"
+        found = [row[check] for row in self.rows(f"PRAGMA {check}")]
+        return [] if found == ["ok"] else found
+
+    def lost(self) -> dict[str, int]:
+        "How many rows of which tables refer to what is not there"
+        counts: dict[str, int] = {}
+        for row in self.rows("PRAGMA foreign_key_check"):
+            counts[row["table"]] = counts.get(row["table"], 0) + 1
+        return counts
+
     def silence(
         self,
         heartbeat: str,  # as the ledger wrote it
