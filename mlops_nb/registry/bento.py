@@ -22,13 +22,14 @@ from ..core.errors import StorageError, UsageError, did_you_mean
 from ..core.files import atomic_write, make_folder, storage_errors
 from ..core.hashing import canonical_json, hash_json, sha256_file
 from ..core.settings import FILE, PREFIX, Settings
+from .arms import release_of
 from .bento_store import bento_name, bento_version, store_home
 from .dockerfile import dockerfile
 from .encryption import chosen_recipients
 from .folder import save_version
 from .keys import TRUSTED, trusted_path
 from .lock import PIN, REQUIREMENTS, is_hashed, lock_contents, lock_version
-from .register import Registrar, release_of
+from .register import Registrar
 from .releases import Document, publish
 from .sbom import sbom
 from .versions import CHAMPION, NONE_YET, split_model

@@ -21,10 +21,11 @@ from ..core.files import make_folder
 from ..core.locks import FileLock
 from ..core.settings import Settings
 from ..pipeline.record import keep_registry
+from .arms import release_of
 from .encryption import chosen_recipients, plain_versions
 from .folder import check_signer
 from .promote import carry_out, overridden, prepare
-from .register import Registrar, release_champion, release_of
+from .register import Registrar, release_champion
 from .releases import SEVERAL, Arm, Document, is_current, publish
 from .versions import CHAMPION, find_version
 
@@ -149,8 +150,8 @@ def _publish(settings: Settings, ledger: "Ledger", state: dict[str, Any]) -> dic
     model, share = state["model"], weights(state)
     champion = find_version(ledger, f"{model}:{state['champion']}")
     registrar = _registrar(settings, ledger, champion)
-    recipients = chosen_recipients(settings, ledger, model)
     with FileLock(make_folder(registrar.releases) / ".lock"):
+        recipients = chosen_recipients(settings, ledger, model)
         if ledger.alias(model, CHAMPION) != state["champion"]:
             hint = f"Look at mlops-nb release status {model}, and start again."
             raise UsageError(f"Version {state['champion']} of {model} is not champion any more.", hint)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['logger', 'STATIC', 'BEHIND', 'MODELS', 'BEHIND_FAILED', 'USER', 'SEGMENT', 'Admission', 'Closing', 'Log', 'Mirror',
-           'Watcher', 'Worker', 'App', 'ask_behind', 'segment_of', 'fit_together', 'arms_of']
+           'Watcher', 'Worker', 'App', 'ask_behind', 'segment_of', 'fit_together']
 
 # %% ../../nbs/70_serve/07_app.ipynb #ea075441
 import asyncio
@@ -259,7 +259,7 @@ class App:
     async def predict(self, call: Call) -> Answer:
         "POST /predict, with `?explain=3` for reasons"
         table = self.slots.answering(call.model)
-        most = asked_reasons(call.query, len(table.base.predictor.schema["features"])) if call.query else 0
+        most = asked_reasons(call.query, len(table.lead.predictor.schema["features"])) if call.query else 0
         if most and self.access:  # reasons show more of a model than its predictions do
             self.access.require(call.caller, "explain", call.client, call.name)
         asked = Asked(check_media(call.headers, TAKEN), wanted_media(call.headers, OFFERED), most)
@@ -317,14 +317,15 @@ class App:
 
     async def schema(self, call: Call) -> Answer:
         "GET /schema"
-        base = self.slots.table(call.model).base
-        who = {"model": base.model, "version": base.version, "generation": base.generation}
-        return as_json({**who, **base.predictor.schema, "example": base.predictor.example})
+        lead = self.slots.table(call.model).lead
+        who = {"model": lead.model, "version": lead.version, "generation": lead.generation}
+        return as_json({**who, **lead.predictor.schema, "example": lead.predictor.example})
 
     async def models(self, call: Call) -> Answer:
         "GET /models"
-        tables = self.slots.tables
-        return as_json({"models": [{"model": name, **arms_of(table)} for name, table in tables.items()]})
+        tables, stopped = self.slots.tables, self.slots.stopped
+        why = {name: {"stopped": stopped[name]} if name in stopped else {} for name in tables}
+        return as_json({"models": [{"model": name, **table.content(), **why[name]} for name, table in tables.items()]})
 
     async def alive(self, call: Call) -> Answer:
         "GET /livez"
@@ -334,9 +335,7 @@ class App:
         "GET /readyz"
         if self.worker and self.worker.draining:
             raise Problem(503, "The server is ending and takes no more requests. Ask another one.")
-        base = self.slots.table().base
-        which = {} if self.access else {"model": base.model, "version": base.version}
-        return as_json({"status": "ready", **which})
+        return as_json(self.slots.readiness(openly=self.access is None))
 
     async def metrics(self, call: Call) -> Answer:
         "GET /metrics"
@@ -346,13 +345,13 @@ class App:
 
     async def document(self, call: Call) -> Answer:
         "GET /docs.json"
-        base = self.slots.table(call.model).base
-        generation, document = self.described.get(base.model, (None, {}))
-        if generation != base.generation:
-            predictor = base.predictor
-            document = openapi(predictor.schema, predictor.example, base.model, base.version)
+        lead = self.slots.table(call.model).lead
+        generation, document = self.described.get(lead.model, (None, {}))
+        if generation != lead.generation:
+            predictor = lead.predictor
+            document = openapi(predictor.schema, predictor.example, lead.model, lead.version)
             document = secured(document) if self.access else document
-            self.described[base.model] = (base.generation, document)
+            self.described[lead.model] = (lead.generation, document)
         return as_json(document)
 
     async def script(self, call: Call) -> Answer:
@@ -414,10 +413,3 @@ def _word(value: Any) -> str:
 def fit_together(one: Slot, other: Slot) -> bool:
     "Whether records that one version has read can be given to another"
     return list(one.predictor.reader.fields) == list(other.predictor.reader.fields)
-
-
-def arms_of(table: Table) -> dict[str, Any]:
-    "What a table holds, as an answer tells it"
-    arms = [{"arm": slot.arm, "version": slot.version, "weight": slot.weight} for slot in table.arms.values()]
-    shadows = [{"arm": slot.arm, "version": slot.version} for slot in table.shadows]
-    return {"generation": table.generation, "arms": arms, "shadows": shadows}

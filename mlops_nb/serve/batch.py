@@ -28,8 +28,9 @@ from ..core.files import atomic_write, make_folder, read_json, replace_durably, 
 from ..core.hashing import canonical_json
 from ..core.locks import FileLock
 from ..core.settings import Settings
+from ..registry.arms import release_of
 from ..registry.bento import meant_version
-from ..registry.register import Registrar, release_of
+from ..registry.register import Registrar
 from ..registry.releases import publish, read_release
 from ..registry.verify import verify_arm
 from .outputs import predicts_by_probability

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['BUCKETS', 'SHARED', 'REASONS', 'REQUESTS', 'SECONDS', 'RECORDS', 'STAND_INS', 'SHADOW', 'WEIGHT', 'QUEUE',
            'IN_FLIGHT', 'WAITING', 'SHED', 'FAILURES', 'FEEDBACK', 'INFO', 'GENERATION', 'SEEN', 'WORKERS', 'EXPECTED',
-           'DEATHS', 'STARTED', 'MEMORY', 'CPU', 'LAG', 'FAMILIES', 'Meter']
+           'DEATHS', 'BEGAN', 'STARTED', 'MEMORY', 'CPU', 'LAG', 'FAMILIES', 'BEGINNING', 'began', 'Meter']
 
 # %% ../../nbs/70_serve/04_meter.ipynb #da116410
 import os
 import threading
 import time
 from bisect import bisect_left
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,7 @@ EXPECTED = Family("mlops_nb_workers_expected", "gauge", "Workers that there shou
 DEATHS = Family(
     "mlops_nb_worker_deaths", "counter", "Workers that ended unasked", ("reason",), known=("crashed", "hung")
 )
+BEGAN = Family("process_start_time_seconds", "gauge", "Since when the server runs, and counts from zero", merge="max")
 STARTED = Family("mlops_nb_worker_start_time_seconds", "gauge", "Since when a worker runs", ("worker",), merge="max")
 MEMORY = Family("mlops_nb_worker_memory_bytes", "gauge", "What a worker holds in memory", ("worker",))
 CPU = Family("mlops_nb_worker_cpu_seconds", "counter", "Processor time that a worker took", ("worker",))
@@ -92,11 +94,29 @@ FAMILIES = (
     WORKERS,
     EXPECTED,
     DEATHS,
+    BEGAN,
     STARTED,
     MEMORY,
     CPU,
     LAG,
 )
+
+# %% ../../nbs/70_serve/04_meter.ipynb #104e3db7
+BEGINNING = "began"  # file of a server, as old as the server
+
+
+def began(
+    folder: Path | None,  # that the workers of the server share
+) -> float:
+    "When the server began to count: the same moment in all its workers"
+    if folder is None:
+        return time.time()
+    try:
+        with suppress(FileExistsError):
+            open(folder / BEGINNING, "x").close()
+        return (folder / BEGINNING).stat().st_mtime
+    except OSError:  # a full disk: then at least this worker's own
+        return time.time()
 
 # %% ../../nbs/70_serve/04_meter.ipynb #7ea4b711
 class Meter:
@@ -118,6 +138,7 @@ class Meter:
         self.numbers.set(WORKERS, value=1)
         self.numbers.set(EXPECTED, value=expected)
         self.numbers.set(STARTED, self.worker, value=time.time())
+        self.numbers.set(BEGAN, value=began(self.numbers.shared))
         self._told: dict[str, list[tuple[Family, tuple[str, ...]]]] = {}
         self._lock = threading.Lock()
 

@@ -286,7 +286,8 @@ def describe(release: Release) -> dict[str, Any]:
     "The OpenAPI document of a release, without loading its model"
     import json
 
-    arm = release.document.arms[0]
+    arms = release.document.arms
+    arm = next((one for one in arms if one.weight == 1 and not one.shadow), arms[0])
     schema, examples = (json.loads(release.read(f"{arm.folder}/{name}.json")) for name in ("schema", "examples"))
     example = as_sent(schema, examples[0]) if examples else typical_record(schema)
     return openapi(schema, example, release.document.model, arm.version)

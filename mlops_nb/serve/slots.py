@@ -132,6 +132,7 @@ class Table:
         self._splitter = Splitter({slot.arm: slot.weight for slot in slots}, salt)
         alone = len(slots) == 1 or not any(slot.weight > 0 for slot in slots)
         self._sure = self.base if alone else self.arms.get(self._splitter.sure)
+        self.lead = self._sure or self.base  # whose fields the service describes: after a switch the new version's
 
     def __repr__(self) -> str:
         arms = [f"version {slot.version} ({slot.weight:.0%})" for slot in self.arms.values()]
@@ -151,6 +152,14 @@ class Table:
     def slots(self) -> list[Slot]:
         "All that are loaded"
         return [*self.arms.values(), *self.shadows]
+
+    def content(self) -> dict[str, Any]:
+        "Who answers, as it goes into JSON"
+        arms = [{"arm": slot.arm, "version": slot.version, "weight": slot.weight} for slot in self.arms.values()]
+        shadows = [{"arm": slot.arm, "version": slot.version} for slot in self.shadows]
+        named = {value: slot.arm for value, slot in self.segments.items()}
+        segments = {"segments": named, "by": self.by} if named else {}
+        return {"generation": self.generation, "arms": arms, "shadows": shadows, **segments}
 
 
 def only(
@@ -208,3 +217,17 @@ class Slots:
             why = self.stopped[table.model]
             raise Problem(503, f"{table.model} was stopped: {why}", headers=((b"retry-after", b"60"),))
         return table
+
+    def readiness(
+        self,
+        openly: bool = True,  # with names and reasons
+    ) -> dict[str, Any]:
+        "What `/readyz` says, or a `Problem` when no request for a prediction would be answered"
+        lead = self.table().lead
+        stopped = {name: why for name, why in self.stopped.items() if name in self.tables}
+        if len(stopped) == len(self.tables):
+            why = "; ".join(f"{name} was stopped: {reason}" for name, reason in stopped.items())
+            detail = f"No model answers. {why}" if openly else "No model answers: each was stopped."
+            raise Problem(503, detail, headers=((b"retry-after", b"60"),))
+        named = {"model": lead.model, "version": lead.version, **({"stopped": stopped} if stopped else {})}
+        return {"status": "ready", **(named if openly else {})}

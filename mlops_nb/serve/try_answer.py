@@ -134,10 +134,10 @@ function remember(said) {
     const chance = one.said.probabilities ? percent(one.said.probabilities[one.said.prediction]) : "";
     const time = one.at.toLocaleTimeString("en-GB");
     return el("tr", {}, el("td", {}, time), el("td", {}, shown(one.said.prediction)), el("td", { class: "right" }, chance),
-      el("td", {}, [one.said.version, one.said.arm].filter(Boolean).join(" ")), el("td", {}, el("code", {}, one.said.request_id)),
+      el("td", {}, [one.said.version, one.said.arm].filter(Boolean).join(" ")), el("td", { class: "id" }, el("code", {}, one.said.request_id)),
       el("td", {}, el("button", { type: "button", "aria-label": `fill in the record of ${time}`, onclick: () => recall(place) }, "fill in")));
   });
-  const heads = ["at", "prediction", "", "version", "request", ""].map((head) => el("th", { scope: "col" }, head));
+  const heads = ["at", "prediction", "", "version", "request", ""].map((head) => el("th", { scope: "col", class: head === "request" ? "id" : null }, head));
   $("history").replaceChildren(el("table", {}, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...rows)));
 }
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..core.settings import Settings
 from ..registry.rollout import RUNNING, abort, finish, history, is_due, need_standing, standing, step
 from .conditions import USUAL, USUAL_SHADOW
-from .health import Health, Who
+from .health import BEGAN, Health, Who
 from .releasing import HEALTH
 from .verdict import Verdict, judge
 
@@ -163,11 +163,11 @@ def _act(
 
 
 def _own(health: Health, model: str) -> list[Any]:
-    "The samples of one model, as an event keeps them"
+    "The samples of one model, and when the service began to count, as an event keeps them"
     return [
         [name, [list(pair) for pair in labels], value]
         for (name, labels), value in health.samples.items()
-        if dict(labels).get("model") == model
+        if dict(labels).get("model") == model or name == BEGAN
     ]
 
 

@@ -250,3 +250,82 @@ def test_the_page_says_who_ended_it(project, ledger):
     carry_out(project, ledger, prepare(project, ledger, "churn:3"))
     first = status(project, ledger, "churn").document["history"][0]
     assert first["what"] == "canary ended: version 3 became champion"
+
+
+def rotate(project, ledger):
+    from mlops_nb.registry.keyring import KeyRing
+    from mlops_nb.registry.signing import sign_versions
+
+    KeyRing(project, ledger).rotate(3600)
+    sign_versions(project, ledger, "churn", anew=True)
+
+
+def seal(project, ledger):
+    pyrage = pytest.importorskip("pyrage")
+    from mlops_nb.registry.encrypting import encrypt_model
+
+    encrypt_model(project, "churn", [str(pyrage.x25519.Identity.generate().to_public())])
+
+
+def open_again(project, ledger):
+    from mlops_nb.registry.encrypting import encrypt_model
+
+    seal(project, ledger)
+    encrypt_model(project, "churn", [])
+
+
+def lose_requirements(project, ledger):
+    (project.workspace.path / "releases/requirements.txt").unlink()
+    run_completing({"run": IDS[0], "pipeline": "tabular"}, project, ledger)
+
+
+PLANS = {
+    "canary": (["churn:2"], canary("10,50")),
+    "split": (["churn:2", "churn:3"], split("20,30", 2)),
+    "shadow": (["churn:2"], Plan("shadow", ((0.0,),))),
+    "switch": (["churn:5"], Plan("switch", ((1.0,),))),
+    "segment": (["churn:2"], Plan("segment", ((0.0,),), segments=("41",), by="age")),
+}
+
+
+@pytest.mark.parametrize("kind", PLANS)
+@pytest.mark.parametrize("act", [rotate, seal, open_again, lose_requirements])
+def test_what_makes_a_release_anew_keeps_its_arms(project, ledger, act, kind):
+    start(project, ledger, *PLANS[kind])
+    if kind == "canary":
+        step(project, ledger, "churn")
+    before = released(project)
+    act(project, ledger)
+    after = released(project)
+    assert (after.arms, after.segments, after.by, after.salt) == (
+        before.arms,
+        before.segments,
+        before.by,
+        before.salt,
+    )
+    assert standing(ledger, "churn")["generation"] == after.generation
+    assert (after.generation == before.generation) == (act is lose_requirements), "then only that file was missing"
+    for arm in after.arms:
+        assert (f"{arm.folder}/model.skops.age" in after.files) == (act is seal)
+    if act is not lose_requirements:
+        assert all(
+            before.files[f"{arm.folder}/model.sig"] != after.files[f"{arm.folder}/model.sig"] for arm in after.arms
+        ) or (act is open_again)
+    run_completing({"run": IDS[0], "pipeline": "tabular"}, project, ledger)
+    assert released(project) == after, "all is in order"
+
+
+def test_a_lost_file_of_a_candidate_is_made_again(project, ledger):
+    start(project, ledger, ["churn:2"], canary("10"))
+    before = released(project)
+    file = project.workspace.path / "releases/churn" / before.folder() / "versions/2/model.skops"
+    file.write_bytes(b"")
+    run_completing({"run": IDS[0], "pipeline": "tabular"}, project, ledger)
+    assert released(project).arms == before.arms
+
+
+def test_an_act_that_ended_a_rollout_is_not_undone_by_a_new_key(project, ledger):
+    start(project, ledger, ["churn:2"], canary("10"))
+    abort(project, ledger, "churn")
+    rotate(project, ledger)
+    assert shares(project) == {("champion", 1): 1.0} and standing(ledger, "churn") is None

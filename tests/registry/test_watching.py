@@ -149,3 +149,24 @@ def test_a_watch_goes_on_while_the_service_is_away(project, ledger, service):
 
     ended = watch(project, ledger, "churn", read, 0.01, True, looks.append, failures.append)
     assert (ended, len(failures), looks[-1].action) == ("promoted", 1, "promote")
+
+
+def test_a_restart_is_noticed_although_the_new_numbers_have_outgrown_the_old_ones(project, ledger, service):
+    """A candidate that fails from its first answer after the restart is not excused by what was counted before."""
+    start(project, ledger, ["churn:2"], canary("10,50"))
+    service.answer("champion", 900)
+    service.answer("challenger", 30)
+    look(project, ledger, "churn", service.read)  # the baseline of the step
+    restarted = Service()
+    restarted.answer("champion", 2000)
+    restarted.answer("challenger", 60)
+    restarted.answer("challenger", 12, status=500)
+    found = look(project, ledger, "churn", restarted.read)
+    assert found.numbers["2"]["requests"] == 72, "all that the new server counted, not what it counted beyond the old"
+    assert found.action == "abort"
+
+
+def test_workers_agree_on_when_their_server_began(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    first, second = Service(), Service()
+    assert first.read().began == second.read().began is not None

@@ -23,9 +23,9 @@ def static_files():
 
 
 @contextlib.contextmanager
-def running(*models, around=lambda app: app, **options):
+def running(*models, around=lambda app: app, slots=None, **options):
     """The application on a port; its address."""
-    app = around(App(static_files(), Slots(*map(only, models)), **options))
+    app = around(App(static_files(), slots or Slots(*map(only, models)), **options))
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -12,7 +13,7 @@ from mlops_nb.registry.releases import read_release
 from mlops_nb.serve.app import App
 from mlops_nb.serve.call import DRAINED
 from mlops_nb.serve.predictor import load_model
-from mlops_nb.serve.slots import Slots, only
+from mlops_nb.serve.slots import Slot, Slots, Table, only
 
 RECORD = {"age": 41, "account balance": 120.5, "married": True, "job": "clerk", "since": "2021-03-01"}
 JSON = {"content-type": "application/json"}
@@ -185,3 +186,50 @@ def test_a_model_that_does_not_load_says_why(served_project, monkeypatch):
     monkeypatch.setattr("mlops_nb.model.archive.load_estimator", fail)
     with pytest.raises(StorageError, match="cannot be loaded: AttributeError: no such class"):
         load_model(read_release(served_project / ".mlops" / "releases", "churn"))
+
+
+def loaded(model, version, schema, generation=1, arm="champion", weight=1.0):
+    """A version that is loaded, as far as its description goes."""
+    predictor = SimpleNamespace(
+        model=model, version=version, generation=generation, digest=f"{version}d" * 32, schema=schema, example={}
+    )
+    return Slot(model, version, predictor.digest, generation, arm, weight, predictor)
+
+
+SCHEMAS = [
+    {"task": "regression", "target": "y", "features": [{"name": name, "kind": "number", "nullable": False}]}
+    for name in ("old", "new")
+]
+
+
+def test_after_a_switch_the_service_describes_the_version_that_answers():
+    arms = [loaded("churn", 1, SCHEMAS[0], 2, "champion", 0.0), loaded("churn", 2, SCHEMAS[1], 2, "challenger", 1.0)]
+    app = App(behind, Slots(Table(arms)))
+    schema, document, page = (ask(app, path).json() for path in ("/schema", "/docs.json", "/try.json"))
+    assert (schema["version"], [one["name"] for one in schema["features"]]) == (2, ["new"])
+    assert "new" in str(document["paths"]) + str(document["components"]) and "'old'" not in str(document)
+    assert (page["version"], page["groups"][0]["fields"][0]["name"]) == (2, "new")
+    assert ask(app, "/readyz").json()["version"] == 2
+    app.slots.use(Table([arms[1], arms[0]]))
+    canary = [loaded("churn", 1, SCHEMAS[0], 3, "champion", 0.9), loaded("churn", 2, SCHEMAS[0], 3, "challenger", 0.1)]
+    app.slots.use(Table(canary))
+    assert (ask(app, "/schema").json()["version"], ask(app, "/docs.json").json()["info"]["version"]) == (1, "1")
+
+
+def test_a_service_is_ready_as_long_as_some_model_answers():
+    slots = Slots(*(Table([loaded(name, 1, SCHEMAS[0])]) for name in ("churn", "income")))
+    app = App(behind, slots)
+    slots.stop("churn", "wrong prices")
+    assert ask(app, "/readyz").json()["stopped"] == {"churn": "wrong prices"}
+    assert {one["model"]: one.get("stopped") for one in ask(app, "/models").json()["models"]} == {
+        "churn": "wrong prices",
+        "income": None,
+    }
+    slots.stop("income", "as well")
+    none = ask(app, "/readyz")
+    assert (none.status_code, none.headers["retry-after"]) == (503, "60")
+    assert none.json()["detail"] == "No model answers. churn was stopped: wrong prices; income was stopped: as well"
+    app.access = object()  # readiness is asked without a key: no names, no reasons
+    assert ask(app, "/readyz").json()["detail"] == "No model answers: each was stopped."
+    slots.stop("income", "")
+    assert ask(app, "/readyz").json() == {"status": "ready"}

@@ -23,6 +23,7 @@ from mlops_nb.model.schema import describe_inputs
 from mlops_nb.registry.releases import Arm, Document, publish, read_release
 from mlops_nb.serve.access import access_of
 from mlops_nb.serve.predictor import load_model
+from mlops_nb.serve.slots import Slot, Slots, Table
 
 LOADED = "document.title.endsWith('try it') && document.querySelector('#curl').textContent"
 ANSWERED = "document.querySelector('#predict').ariaBusy !== 'true' && document.querySelector('.prediction')"
@@ -408,3 +409,62 @@ def test_on_behalf_of_a_user(page, wide):
         page.wait(f"{PYTHON}.includes('user=')")
         run_python(page)
     assert seen == [b"Zo%C3%AB 17"] * 2  # the page and the client: the same user, so the same arm
+
+
+def released(model, *arms, shadow=0, segments=None, generation=3):
+    """The tables of a service in which one model stands for several versions: numbers and shares, the base first."""
+    names = ["champion", "challenger", "other"]
+
+    def slot(number, name, weight):
+        return Slot(model.model, number, f"{number}d" * 32, generation, name, weight, model)
+
+    answering = [slot(number, name, weight) for name, (number, weight) in zip(names, arms, strict=False)]
+    return Table(answering, [slot(shadow, "shadow", 0.0)] if shadow else [], segments or {})
+
+
+def test_the_header_tells_of_the_release_that_is_under_way(page, hostile):
+    slots = Slots(released(hostile, (1, 0.95), (2, 0.05), shadow=3, segments={"north": "challenger"}))
+    with running(slots=slots) as address:
+        page.open(address, LOADED)
+        told = page.text("#release")
+        assert "version 1 (champion) answers 95 %, version 2 (challenger) 5 %." in told
+        assert "By segment: north to version 2 (challenger)." in told
+        assert "The shadow, version 3, is asked the same and answers nobody." in told
+        slots.use(released(hostile, (2, 1.0), generation=4))
+        predict(page)
+        page.wait("document.querySelector('#release').textContent === 'Version 2.'")
+
+
+def test_a_stop_is_told_before_anybody_asks_in_vain(page, hostile):
+    slots = Slots(released(hostile, (1, 1.0)))
+    slots.stop("words", "wrong prices since 14:00")
+    with running(slots=slots) as address:
+        page.open(address, LOADED)
+        assert page.text("#stopped") == "words was stopped and answers nobody: wrong prices since 14:00"
+        assert page.run("document.querySelector('#stopped').getAttribute('role')") == "alert"
+        slots.stop("words", "")
+        predict(page)
+        page.wait("document.querySelector('#stopped').hidden")
+        slots.stop("words", "again")
+        click(page, "#predict")
+        page.wait("document.querySelector('#stopped').textContent.endsWith('nobody: again')")
+
+
+NESTED = """(() => {
+  const scrolls = (node) => {
+    const style = getComputedStyle(node);
+    return (/auto|scroll/.test(style.overflowY) && node.scrollHeight > node.clientHeight + 1)
+      || (/auto|scroll/.test(style.overflowX) && node.scrollWidth > node.clientWidth + 1);
+  };
+  return [...document.querySelectorAll("main *")].filter(scrolls).map((node) => node.id || node.tagName);
+})()"""
+
+
+@pytest.mark.parametrize("width", [390, 800, 1000, 1400])
+def test_nothing_scrolls_within_the_page(page, address, width):
+    page.size(width, 700)
+    page.open(address, LOADED)
+    click(page, "#why")
+    predict(page)
+    assert page.run("document.documentElement.scrollWidth") <= width
+    assert page.run(NESTED) == []
