@@ -264,7 +264,8 @@ def release_champion(
     "See to it that the champion of a model is released, encrypted for whom it is to be"
     if registrar.ledger.alias(name, CHAMPION) is None:
         return
-    with FileLock(make_folder(registrar.releases) / ".lock"):  # whoever moved the alias last asks last
+    lock = FileLock(make_folder(registrar.releases) / ".lock")
+    with lock, registrar.ledger.acting(f"model {name}"):  # whoever moved the alias last asks last
         recipients = chosen_recipients(registrar.settings, registrar.ledger, name)
         while not _is_released(registrar, name, recipients, alone):
             if _publish(registrar, name, recipients, hurry, alone):

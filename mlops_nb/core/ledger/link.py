@@ -149,10 +149,10 @@ def connect(
     given = {**ALIVE, "connect_timeout": 10, "client_encoding": "UTF8", "application_name": name, **options}
     try:
         connection = psycopg.connect(address.text, **{"autocommit": True, **given})
-        encoding = connection.info.parameter_status("server_encoding")
-        if connection.info.server_version < OLDEST or encoding != "UTF8":
+        version, encoding = connection.info.server_version, connection.info.parameter_status("server_encoding")
+        if version < OLDEST or encoding != "UTF8":
             connection.close()
-            raise _unfit(address, connection.info.server_version, encoding)
+            raise _unfit(address, version, encoding)
         connection.execute(SESSION.format(wait=round(patience * 1000)))
         if not connection.autocommit:
             connection.commit()
@@ -205,6 +205,21 @@ class Link:
         with self._errors():
             values = ([stored(value) for value in row] for row in rows)
             self.connection.cursor().executemany(translate(statement), values)
+
+    def load(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        "Enter many rows in one statement"
+        statement = f'COPY "{table}" ({", ".join(columns)}) FROM STDIN'
+        with self._errors(), self.connection.cursor() as cursor, cursor.copy(statement) as copy:
+            for row in rows:
+                copy.write_row([stored(value) for value in row])
+
+    def stream(self, query: str) -> Iterator[tuple[Any, ...]]:
+        "The rows of a query without values, some thousands at a time"
+        with self._errors(), self.connection.cursor(name="stream") as cursor:
+            cursor.itersize = 5000
+            cursor.execute(query)
+            for row in cursor:
+                yield tuple(map(restored, row))
 
     def command(self, text: str) -> tuple[str, list[dict[str, Any]]]:
         "Send several statements without values in one journey; how the last one was answered"
