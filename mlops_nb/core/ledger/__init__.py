@@ -58,10 +58,14 @@ class Ledger(
         workspace = settings.workspace.path
         if create and not (workspace / ".gitignore").exists():
             atomic_write(workspace / ".gitignore", "*\n")
+        if settings.workspace.ledger or settings.workspace.url:
+            from mlops_nb.core.ledger.upgrade import open_for
+
+            return cls(open_for(settings, create, patience))
         return cls(open_database(workspace / "ledger.sqlite", create=create, patience=patience))
 
     def __repr__(self) -> str:
-        return f"Ledger({str(self.database.path)!r})"
+        return f"Ledger({str(self.database)!r})"
 
     def __enter__(self) -> "Ledger":
         return self

@@ -7,6 +7,7 @@ __all__ = ['FIELDS', 'insert_contents', 'ResultWriter', 'ResultReader']
 
 # %% ../../../nbs/00_core/15_ledger_results.ipynb #dab5e0c7
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from ..errors import UsageError, did_you_mean
@@ -49,6 +50,25 @@ def _insert_result(execute: Execute, columns: dict[str, Any]) -> int | None:
     return rows[0]["id"] if rows else None
 
 
+def _settle(
+    execute: Execute,
+    result: dict[str, Any],
+    gives: dict[str, dict[str, Any]],
+    points: Sequence[dict[str, Any]],
+) -> tuple[int, bool]:
+    "The number of the result that counts, and whether it is this one"
+    run = execute("SELECT pipeline FROM runs WHERE id = :run", run=result["run_id"])
+    if not run:
+        raise UsageError(f"There is no run {result['run_id']} to commit a step of.", "Begin the run first.")
+    if result["cache_key"] and (winner := _winner(execute, result["cache_key"])):
+        return winner, False
+    number = _insert_result(execute, {**result, "pipeline": run[0]["pipeline"]})
+    if number is None:
+        return _winner(execute, result["key"]) or 0, False
+    insert_contents(execute, number, gives, points)
+    return number, True
+
+
 def insert_contents(
     execute: Execute, result: int, gives: dict[str, dict[str, Any]], points: Sequence[dict[str, Any]]
 ) -> None:
@@ -68,8 +88,8 @@ def insert_contents(
 
 def _write_metrics(execute: Execute, run_id: str, step: str, metrics: dict[str, float]) -> None:
     execute("DELETE FROM metrics WHERE run_id = :run AND step = :step", run=run_id, step=step)
-    for name, value in metrics.items():
-        insert(execute, "metrics", run_id=run_id, step=step, name=name, value=value)
+    rows = [(run_id, step, name, value) for name, value in metrics.items()]
+    execute.many("INSERT INTO metrics (run_id, step, name, value) VALUES (?, ?, ?, ?)", rows)
 
 
 def _result_document(row: dict[str, Any]) -> dict[str, Any]:
@@ -103,8 +123,8 @@ class ResultWriter(Records):
     ) -> None:
         "Enter a step as running"
         facts = {"position": position, "key": key, "reasons": _reasons(reasons), "attempt": attempt}
-        with self.database.transaction(durable=False) as execute:
-            _write_step(execute, run_id, step, state="running", variant=to_text(variant), **facts)
+        facts |= {"state": "running", "variant": to_text(variant)}
+        self.database.write(lambda execute: _write_step(execute, run_id, step, **facts), durable=False)
 
     def commit_step(
         self,
@@ -128,37 +148,23 @@ class ResultWriter(Records):
         "Make a result visible, in one transaction; the result that counts, and whether this one `won`"
         facts = {"position": position, "reasons": _reasons(reasons), "variant": to_text(variant), "attempt": attempt}
         facts |= {"state": "cached" if cached else "done", "key": key, "seconds": seconds, "notebook": notebook}
-        with self.database.transaction(durable=not cached) as execute:
-            result = {"key": key, "cache_key": key if cacheable else None, "step": step, "run_id": run_id}
-            result |= {"created": now(), "seconds": seconds, "notebook": notebook}
-            if replace and cacheable and not cached:
+        result = {"key": key, "cache_key": key if cacheable else None, "step": step, "run_id": run_id}
+        result |= {"created": now(), "seconds": seconds, "notebook": notebook}
+        result |= {"parts": to_text(parts), "manifest": to_text(manifest)}
+        anew = replace and cacheable and not cached
+
+        def commit(execute: Execute) -> dict[str, Any]:
+            if anew:
+                execute.lock("result", key)  # of two that replace it at once the second one counts, as everywhere
                 execute("UPDATE results SET cache_key = NULL WHERE cache_key = :key", key=key)
-            number, won = self._settle(execute, result, parts, manifest, points)
+            number, won = _settle(execute, result, manifest["gives"], points)
             row = execute("SELECT * FROM results WHERE id = :id", id=number)[0]
             document = _result_document(row)
             _write_step(execute, run_id, step, result_id=number, ended=now(), **facts)
             _write_metrics(execute, run_id, step, document["metrics"])
-        return document | {"won": won}
+            return document | {"won": won}
 
-    def _settle(
-        self,
-        execute: Execute,
-        result: dict[str, Any],
-        parts: dict[str, Any],
-        manifest: dict[str, Any],
-        points: Sequence[dict[str, Any]],
-    ) -> tuple[int, bool]:
-        run = execute("SELECT pipeline FROM runs WHERE id = :run", run=result["run_id"])
-        if not run:
-            raise UsageError(f"There is no run {result['run_id']} to commit a step of.", "Begin the run first.")
-        if result["cache_key"] and (winner := _winner(execute, result["cache_key"])):
-            return winner, False
-        result |= {"pipeline": run[0]["pipeline"], "parts": to_text(parts), "manifest": to_text(manifest)}
-        number = _insert_result(execute, result)
-        if number is None:
-            return _winner(execute, result["key"]) or 0, False
-        insert_contents(execute, number, manifest["gives"], points)
-        return number, True
+        return self.database.write(commit, durable=not cached or self.database.apart)
 
     def fail_step(
         self,
@@ -172,8 +178,7 @@ class ResultWriter(Records):
     ) -> None:
         "Enter that a step failed, and why"
         facts = {"state": "failed", "ended": now(), "seconds": seconds, "notebook": notebook, "position": position}
-        with self.database.transaction() as execute:
-            _write_step(execute, run_id, step, error=error, **facts)
+        self.database.write(lambda execute: _write_step(execute, run_id, step, error=error, **facts))
 
     def skip_step(
         self,
@@ -187,8 +192,8 @@ class ResultWriter(Records):
         "Enter that a step was not reached, and why"
         facts = {"state": "skipped", "ended": now(), "position": position, "reasons": _reasons(reasons)}
         facts["variant"] = to_text(variant)
-        with self.database.transaction(durable=False) as execute:
-            _write_step(execute, run_id, step, **facts)
+        body = partial(_write_step, run_id=run_id, step=step, **facts)
+        self.database.write(body, durable=self.database.apart)
 
 # %% ../../../nbs/00_core/15_ledger_results.ipynb #82ff0168
 class ResultReader(Records):

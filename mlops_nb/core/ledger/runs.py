@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any
 
 from ..errors import UsageError, did_you_mean
@@ -71,15 +72,36 @@ def _finish(execute: Execute, run_id: str, status: str, ended: str, error: dict[
     if not rows:
         return
     seconds = max(0.0, unix_time(ended) - unix_time(rows[0]["started"]))
-    execute(
-        "UPDATE runs SET status = :status, ended = :ended, seconds = :seconds, error = :error WHERE id = :run",
+    ending = execute(
+        "UPDATE runs SET status = :status, ended = :ended, seconds = :seconds, error = :error "
+        "WHERE id = :run AND ended IS NULL RETURNING id",
         **{"run": run_id, "status": status, "ended": ended, "seconds": seconds, "error": to_text(error)},
     )
+    if not ending:  # on another machine somebody was faster
+        return
     execute(
         "UPDATE run_steps SET state = 'failed', ended = :ended, error = :error WHERE run_id = :run AND state = 'running'",
         **{"run": run_id, "ended": ended, "error": to_text(error or GONE)},
     )
     execute("DELETE FROM leases WHERE run_id = :run", run=run_id)
+
+
+def _enter_run(execute: Execute, facts: dict[str, Any], parameters: dict[str, Any], sources: dict[str, str]) -> None:
+    run_id, columns = facts["id"], {**facts, "status": "running", **owner_columns(execute.now)}
+    names, values = ", ".join(columns), ", ".join(f":{name}" for name in columns)
+    statement = f"INSERT INTO runs ({names}) VALUES ({values}) ON CONFLICT (id) DO NOTHING RETURNING id"
+    if not execute(statement, **columns):
+        raise UsageError(f"There is a run {run_id} already.", "Run ids are used once; take a fresh one.")
+    for key, value in parameters.items():
+        step, _, name = key.rpartition(".")
+        insert(execute, "run_parameters", run_id=run_id, step=step, name=name, **_parameter(value))
+    rows = [(run_id, path, digest) for path, digest in sources.items()]
+    execute.many("INSERT INTO run_sources (run_id, path, sha256) VALUES (?, ?, ?)", rows)
+
+
+def _reap(execute: Execute, gone: list[dict[str, Any]]) -> None:
+    for row in gone:
+        _finish(execute, row["id"], "crashed", row["heartbeat"], GONE)
 
 
 class RunWriter(Records):
@@ -101,18 +123,11 @@ class RunWriter(Records):
         sources: dict[str, str] | None = None,  # digest of each source that runs, by path in the project
     ) -> None:
         "Enter a run as running in this process; its heart beats until it ends"
-        with self.database.transaction(durable=False) as execute:
-            if execute("SELECT id FROM runs WHERE id = :run", run=run_id):
-                raise UsageError(f"There is a run {run_id} already.", "Run ids are used once; take a fresh one.")
-            facts = {"command": to_text(list(command)), "git": to_text(git), "user_name": user_name()}
-            version = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
-            facts |= {"id": run_id, "parent": parent, "pipeline": pipeline, "python": version, "started": now()}
-            insert(execute, "runs", status="running", **facts, **owner_columns())
-            for key, value in parameters.items():
-                step, _, name = key.rpartition(".")
-                insert(execute, "run_parameters", run_id=run_id, step=step, name=name, **_parameter(value))
-            for path, digest in (sources or {}).items():
-                insert(execute, "run_sources", run_id=run_id, path=path, sha256=digest)
+        facts = {"command": to_text(list(command)), "git": to_text(git), "user_name": user_name()}
+        version = f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
+        facts |= {"id": run_id, "parent": parent, "pipeline": pipeline, "python": version, "started": now()}
+        enter = partial(_enter_run, facts=facts, parameters=parameters, sources=sources or {})
+        self.database.write(enter, durable=self.database.apart)  # all that follows refers to it
         self.heart.add(run_id)
 
     def end_run(
@@ -124,27 +139,26 @@ class RunWriter(Records):
         "Enter how a run ended; a run that has ended stays as it is"
         if status not in STATUSES:
             raise UsageError(f"A run cannot end as '{status}'.", f"It ends as one of {', '.join(STATUSES[1:])}.")
-        with self.database.transaction() as execute:
-            _finish(execute, run_id, status, now(), error)
+        ended = now()
+        self.database.write(lambda execute: _finish(execute, run_id, status, ended, error))
         self.heart.remove(run_id)
 
     def reap(self) -> list[str]:
         "Enter as crashed the runs whose process is gone; their ids"
-        gone = [row for row in self.database.rows("SELECT * FROM runs WHERE status = 'running'") if is_gone(row)]
+        running = self.database.rows("SELECT * FROM runs WHERE status = 'running'")
+        gone = [row for row in running if is_gone(row, self.database)]
         if gone:
-            with self.database.transaction() as execute:
-                for row in gone:
-                    _finish(execute, row["id"], "crashed", row["heartbeat"], GONE)
+            self.database.write(lambda execute: _reap(execute, gone))
         return [row["id"] for row in gone]
 
 # %% ../../../nbs/00_core/14_ledger_runs.ipynb #365d3674
-def _status(row: dict[str, Any]) -> str:
-    return "crashed" if row["status"] == "running" and is_gone(row) else row["status"]
+def _status(row: dict[str, Any], database: Database) -> str:
+    return "crashed" if row["status"] == "running" and is_gone(row, database) else row["status"]
 
 
-def _summary(row: dict[str, Any]) -> dict[str, Any]:
+def _summary(row: dict[str, Any], database: Database) -> dict[str, Any]:
     "A run as `mlops-nb runs --json` tells it, without parameters and metrics"
-    status = _status(row)
+    status = _status(row, database)
     end = time.time() if status == "running" else unix_time(row["heartbeat"])
     elapsed = row["seconds"] if row["seconds"] is not None else max(0.0, end - unix_time(row["started"]))
     return {
@@ -182,7 +196,7 @@ class RunReader(Records):
             pipeline=pipeline,
             limit=1_000_000 if unsure else limit,
         )
-        summaries = [_summary(row) for row in rows]
+        summaries = [_summary(row, self.database) for row in rows]
         return self._with_numbers([run for run in summaries if status in (None, run["status"])][:limit])
 
     def _with_numbers(self, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -253,16 +267,17 @@ class RunReader(Records):
         children = self.database.rows(
             "SELECT id FROM runs WHERE parent = :run AND status <> 'deleted' ORDER BY started, id", run=run_id
         )
-        return self._with_numbers([_summary(row)])[0] | {
+        status = _status(row, self.database)
+        return self._with_numbers([_summary(row, self.database)])[0] | {
             "ended": row["ended"],
             "command": from_text(row["command"]),
             "git": from_text(row["git"]),
-            "error": from_text(row["error"]) or (GONE if _status(row) == "crashed" else None),
+            "error": from_text(row["error"]) or (GONE if status == "crashed" else None),
             "host": row["host"],
             "user": row["user_name"],
             "python": row["python"],
             "pid": row["pid"],
-            "steps": self._steps(run_id, _status(row)),
+            "steps": self._steps(run_id, status),
             "sources": {source["path"]: source["sha256"] for source in sources},
             "children": [child["id"] for child in children],
         }
