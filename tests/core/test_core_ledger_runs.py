@@ -271,9 +271,7 @@ def test_a_run_of_another_machine_is_judged_by_its_heartbeat(ledger, monkeypatch
         execute("UPDATE runs SET boot = 'another', host = 'another', started = :old", old=now(time.time() - 500))
     assert ledger.runs()[0]["status"] == "running"
     old = now(time.time() - leases.STALE - 1)
-    monkeypatch.setattr(
-        leases, "STALE", 0.5
-    )  # no server of these tests has been there for longer
+    monkeypatch.setattr(leases, "STALE", 0.5)  # no server of these tests has been there for longer
     with ledger.database.transaction() as execute:
         execute("UPDATE runs SET heartbeat = :old", old=old)
     (run,) = ledger.runs()
