@@ -26,7 +26,18 @@ from mlops_nb.commands.catalogue_look import (
     STAR,
     TAG,
 )
-from .catalogue_project import COMPLETION, CONFIG, DOCTOR, FSCK, GC, NEW, PACKAGE, PREDICT
+from mlops_nb.commands.catalogue_project import (
+    COMPLETION,
+    CONFIG,
+    DOCTOR,
+    FSCK,
+    GC,
+    LEDGER,
+    LEDGER_COPY,
+    NEW,
+    PACKAGE,
+    PREDICT,
+)
 from mlops_nb.commands.catalogue_registry import (
     APPROVE,
     MODELS,
@@ -308,7 +319,7 @@ COMMANDS = {
         *(*FILES, *ACCESS),
         *(SIGN, VERIFY, KEYS, KEYS_LIST, KEYS_NEW, KEYS_TRUST, KEYS_REVOKE, KEYS_ROTATE),
         *(*RELEASES, PACKAGE, PREDICT, PREDICTIONS, OBSERVE),
-        *(NEW, CONFIG, DOCTOR, GC, FSCK, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
+        *(NEW, CONFIG, DOCTOR, GC, FSCK, LEDGER, LEDGER_COPY, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
     )
 }
 HEADLINE = "mlops-nb: notebooks are pipelines, and every run is recorded, explained and served."

@@ -9,7 +9,6 @@ __all__ = ['thinned', 'curves_of', 'run_curves', 'Curves', 'curves']
 import html
 import os
 from collections.abc import Collection, Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UsageError, did_you_mean

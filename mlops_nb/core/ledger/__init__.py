@@ -6,8 +6,11 @@
 __all__ = ['Ledger']
 
 # %% ../../../nbs/00_core/18_ledger.ipynb #34d59171
+from contextlib import AbstractContextManager
 from types import TracebackType
+from typing import Any
 
+from .. import locks
 from ..files import atomic_write
 from .annotations import Annotations
 from .costs import Costs
@@ -72,6 +75,21 @@ class Ledger(
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def using(self) -> AbstractContextManager[Any]:
+        "Held by whoever makes objects, on any machine: nobody collects meanwhile"
+        return self.database.holding("workspace", shared=True, patience=locks.PATIENCE)
+
+    def alone(self) -> AbstractContextManager[Any]:
+        "Held by whoever deletes objects: nobody makes any meanwhile, on any machine; `Busy` at once when somebody does"
+        return self.database.holding("workspace", patience=0)
+
+    def acting(
+        self,
+        subject: str,  # 'model churn'
+    ) -> AbstractContextManager[Any]:
+        "One act at a time on one subject, on any machine"
+        return self.database.holding(subject, patience=30)
 
     def close(self) -> None:
         "Stop the heartbeat and close the connections"

@@ -119,6 +119,17 @@ class Execute:
     def renumber(self, table: str) -> None:
         "Let a table go on after the ids that were given by hand: SQLite does so by itself"
 
+    def load(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        "Enter many rows, which may refer to rows that come later"
+        self.connection.execute("PRAGMA defer_foreign_keys = ON")
+        marks = ", ".join("?" for _ in columns)
+        self.many(f'INSERT INTO "{table}" ({", ".join(columns)}) VALUES ({marks})', rows)
+
+    def stream(self, query: str) -> Iterator[tuple[Any, ...]]:
+        "The rows of a query, which need not fit into memory"
+        for row in self.connection.execute(query):
+            yield tuple(row)
+
 
 PATIENCE = 15.0  # seconds to wait for another program that writes
 
@@ -152,6 +163,11 @@ class Database:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    @property
+    def title(self) -> str:
+        "What it is called where the workspace is known"
+        return self.path.name
 
     @property
     def workspace(self) -> Path:
@@ -262,6 +278,15 @@ class Database:
         for row in self.rows("PRAGMA foreign_key_check"):
             counts[row["table"]] = counts.get(row["table"], 0) + 1
         return counts
+
+    def size(self) -> int:
+        "Bytes on the disk"
+        parts = (self.path.with_name(self.path.name + end) for end in ("", "-wal"))
+        return sum(part.stat().st_size for part in parts if part.exists())
+
+    def connected(self) -> list[dict[str, Any]]:
+        "Who else is connected, as far as the database knows: SQLite does not"
+        return []
 
     def silence(
         self,

@@ -206,6 +206,21 @@ class Link:
             values = ([stored(value) for value in row] for row in rows)
             self.connection.cursor().executemany(translate(statement), values)
 
+    def load(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        "Enter many rows in one statement"
+        statement = f'COPY "{table}" ({", ".join(columns)}) FROM STDIN'
+        with self._errors(), self.connection.cursor() as cursor, cursor.copy(statement) as copy:
+            for row in rows:
+                copy.write_row([stored(value) for value in row])
+
+    def stream(self, query: str) -> Iterator[tuple[Any, ...]]:
+        "The rows of a query without values, some thousands at a time"
+        with self._errors(), self.connection.cursor(name="stream") as cursor:
+            cursor.itersize = 5000
+            cursor.execute(query)
+            for row in cursor:
+                yield tuple(map(restored, row))
+
     def command(self, text: str) -> tuple[str, list[dict[str, Any]]]:
         "Send several statements without values in one journey; how the last one was answered"
         with self._errors():

@@ -19,6 +19,7 @@ from ..errors import Busy, StorageError
 from .address import Address
 from .database import PATIENCE, Answer, Database, Execute, unix_time
 from .link import Away, Conflict, Link
+from ..locks import host_name
 
 # %% ../../../nbs/00_core/12_ledger_postgres.ipynb #cc5ebe10
 KEY = "hashtextextended(CAST(:subject AS text) || ' in ' || CAST(current_schema() AS text), 0)"
@@ -43,6 +44,14 @@ class PostgresExecute(Execute):
     def now(self) -> str:
         "When the transaction began, by the server's clock"
         return self.moment
+
+    def load(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        "Enter many rows, which may refer to rows that come later"
+        self.link.load(table, columns, rows)
+
+    def stream(self, query: str) -> Iterator[tuple[Any, ...]]:
+        "The rows of a query, which need not fit into memory"
+        return self.link.stream(query)
 
     def lock(self, *subject: str) -> None:
         "Nobody else changes this subject until the transaction ends"
@@ -107,8 +116,9 @@ class Held:
             self._try()
 
     def _busy(self) -> Busy:
+        waited = f", also after {self.patience:g} seconds" if self.patience else ""
         return Busy(
-            f"The {self.subject} of the ledger {self.database} is in use, also after {self.patience:g} seconds.",
+            f"The {self.subject} of the ledger {self.database} is in use{waited}.",
             "mlops-nb ledger shows who is connected; try again when that has ended.",
         )
 
@@ -119,14 +129,14 @@ COMMITS = (
 )
 _NUMBER = (
     "INSERT INTO commits (connection, number) VALUES ('{token}', {number}) "
-    "ON CONFLICT (connection) DO UPDATE SET number = excluded.number"
+    "ON CONFLICT (connection) DO UPDATE SET number = excluded.number, at = now()"
 )
 _OUTCOME = (
     "INSERT INTO commits (connection, number) VALUES (:token, 0) "
     "ON CONFLICT (connection) DO UPDATE SET number = commits.number RETURNING number"
 )
 _END = "SELECT pg_terminate_backend(pid) AS ended FROM pg_stat_activity WHERE pid = :pid AND application_name = :name"
-_OLD = "DELETE FROM commits WHERE at < now() - interval '7 days' AND connection NOT IN (SELECT right(application_name, 16) FROM pg_stat_activity)"
+_OLD = "DELETE FROM commits WHERE at < now() - interval '7 days'"
 
 
 def begin(
@@ -162,8 +172,10 @@ class Postgres(Database):
 
     def __init__(self, address: Address, workspace: Path, patience: float = PATIENCE, met: bool = False):
         self.address, self.patience, self.met = address, patience, met
-        self._workspace, self.ready = workspace, True
+        self._workspace: Path = workspace
+        self.ready: bool | None = None  # whether there are tables; None while nobody looked
         self.held: list[Held] = []
+        self._swept = False
         self._forget()
 
     def _forget(self) -> None:
@@ -178,12 +190,19 @@ class Postgres(Database):
         return str(self.address)
 
     @property
+    def title(self) -> str:
+        "What it is called where the workspace is known"
+        return str(self)
+
+    @property
     def workspace(self) -> Path:
         "The folder of this machine that it is the ledger of"
         return self._workspace
 
     def exists(self) -> bool:
         "Whether there are tables"
+        if self.ready is None:
+            self.ready = bool(self.tables())
         return self.ready
 
     def again(self) -> "Postgres":
@@ -240,7 +259,7 @@ class Postgres(Database):
 
     def rows(self, statement: str, **parameters: Any) -> list[dict[str, Any]]:
         "The rows of a query; none when there is no ledger yet"
-        if not self.ready:
+        if self.ready is False:
             return []
         if self._pid == os.getpid() and (execute := getattr(self._local, "execute", None)):
             return execute(statement, **parameters)
@@ -260,7 +279,7 @@ class Postgres(Database):
         durable: bool = True,  # flushed to the server's disk before it counts
     ) -> Iterator[PostgresExecute]:
         "All of it or nothing: yields a function that executes a statement and gives its rows"
-        if not self.ready:
+        if self.ready is False:
             raise StorageError(f"There is no ledger in {self} yet: it cannot be opened.", "The first run makes it.")
         execute = self.insist(lambda: self._begin(durable))
         self._local.execute = execute
@@ -373,6 +392,27 @@ class Postgres(Database):
                 counts |= {name: counts.get(name, 0) + found} if found else {}
         return counts
 
+    def size(self) -> int:
+        "Bytes on the server's disk"
+        parts = "sum(pg_total_relation_size(CAST(quote_ident(tablename) AS regclass)))"
+        query = (
+            f"SELECT CAST(COALESCE({parts}, 0) AS bigint) AS size FROM pg_tables WHERE schemaname = current_schema()"
+        )
+        return self.rows(query)[0]["size"]
+
+    def connected(self) -> list[dict[str, Any]]:
+        "Who else is connected: `host`, `pid`, `since` and `state` of each process"
+        rows = self.rows(
+            "SELECT application_name AS name, min(backend_start) AS since, max(state) AS state FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name LIKE 'mlops-nb %' GROUP BY application_name"
+        )
+        found: dict[tuple[str, int], dict[str, Any]] = {}
+        for row in sorted(rows, key=lambda row: row["since"]):
+            _, host, pid, _ = row["name"].split()
+            facts = {"host": host, "pid": int(pid), "since": row["since"].isoformat(), "state": row["state"]}
+            found.setdefault((host, int(pid)), facts)
+        return [facts for (host, pid), facts in found.items() if (host, pid) != (host_name()[:24], os.getpid())]
+
     def silence(
         self,
         heartbeat: str,  # as the ledger wrote it
@@ -402,3 +442,6 @@ class Postgres(Database):
         "Take locks again whose connections were lost, and forget connections of long ago"
         for lock in [lock for lock in self.held if lock.shared]:
             lock.keep()
+        if not self._swept:
+            self._swept = True
+            self.rows(_OLD)
