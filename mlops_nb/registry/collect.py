@@ -225,7 +225,7 @@ def collect(
 ) -> dict[str, Any]:
     "Find what may go, and delete it when asked to; what that is"
     workspace = settings.workspace.path
-    if not workspace.exists():
+    if not workspace.exists() and not settings.workspace.url:
         return _document(Findings([], [], [], [], [], [], []), set(), 0, delete_them) | {"shared": 0}
     with ExitStack() as stack:
         if delete_them:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import object_stores
@@ -69,6 +71,14 @@ def machines(store_address, ledger, tmp_path) -> tuple[Machine, Machine]:
     url = f"s3://{object_stores.make_bucket(store_address)}/churn"
     one, two = (Machine(tmp_path / name, url, ledger) for name in ("one", "two"))
     return one, two
+
+
+@pytest.fixture
+def on_disk(ledger, tmp_path) -> tuple[Machine, Machine, Path]:
+    """The same on a disk that machines share, whose files can be made old."""
+    shared = tmp_path / "shared"
+    one, two = (Machine(tmp_path / name, f"file://{shared}", ledger) for name in ("one", "two"))
+    return one, two, shared
 
 
 def test_what_one_machine_ran_another_reuses_reads_and_opens(machines):
@@ -165,3 +175,78 @@ def test_a_runner_killed_before_its_commit_leaves_nothing_that_counts(machines):
     ran = two.run()
     assert states(ran) == {"split": "cached", "train": "done", "report": "done"}
     assert {s["step"] for s in ran.document["steps"]} == set(states(ran))
+
+
+def age(folder: Path, days: float) -> None:
+    """Make all files of a folder older."""
+    for path in folder.rglob("*"):
+        then = path.stat().st_mtime - days * 86400
+        os.utime(path, (then, then))
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_collector_takes_from_the_place_what_nothing_reaches_and_is_old(on_disk):
+    one, two, shared = on_disk
+    first = one.run()
+    one.step("20_train", "flow.model = 'another'")
+    second = one.run()
+    before = files(shared)
+    assert two.call("gc", "--keep-runs", "1", "--delete")["shared"] == 0 and files(shared) == before, "all is young"
+    age(shared, 2)
+    would = two.call("gc", "--keep-runs", "1")
+    assert would["shared"] > 0 and files(shared) == before, "only said"
+    assert two.call("gc", "--keep-runs", "1", "--delete")["shared"] == would["shared"]
+    left = files(shared)
+    lost = gives(first)["train.model"]
+    assert f"objects/{lost[:2]}/{lost}" in before - left
+    assert {f"objects/{one[:2]}/{one}" for one in gives(second).values()} <= left
+    checked = two.call("fsck")
+    assert checked["ok"], checked
+    assert set(states(one.run()).values()) == {"cached"}
+    shutil.rmtree(one.workspace)
+    assert set(states(one.run()).values()) == {"cached"}
+
+
+def test_what_is_made_again_just_before_it_is_collected_stays(on_disk):
+    one, _, shared = on_disk
+    digest = gives(one.run())["train.model"]
+    age(shared, 2)
+    age(one.workspace / "cache" / "shared", 2)
+    store_of(one.settings).publish([digest])
+    assert time.time() - (shared / f"objects/{digest[:2]}/{digest}").stat().st_mtime < 60
+
+
+def test_fsck_tells_what_the_place_lacks(on_disk):
+    one, two, shared = on_disk
+    digest = gives(one.run())["train.model"]
+    (shared / f"objects/{digest[:2]}/{digest}").unlink()
+    found = two.call("fsck")
+    assert [one["what"] for one in found["findings"] if one["level"] == "fail"] == ["object"]
+    assert "artifact model" in found["findings"][0]["words"] and "is missing" in found["findings"][0]["words"]
+    assert "on this machine and not at file://" in one.call("fsck")["findings"][0]["words"]
+    assert states(two.run()) == {"split": "cached", "train": "done", "report": "cached"}
+    assert two.call("fsck")["ok"]
+
+
+def test_a_run_that_is_deleted_goes_from_the_place(on_disk):
+    one, two, shared = on_disk
+    gone = one.run().document["run"]
+    kept = one.run(force=True).document["run"]
+    done = two.call("runs", "delete", gone, "--delete")
+    assert gone in str(done)
+    left = files(shared)
+    assert not [name for name in left if gone in name] and [name for name in left if kept in name]
+
+
+def test_a_damaged_copy_is_fetched_again(on_disk):
+    one, two, _ = on_disk
+    digest = gives(one.run())["train.model"]
+    store_of(two.settings).path(digest)
+    place = two.workspace / f"objects/{digest[:2]}/{digest}"
+    place.chmod(0o644)
+    place.write_bytes(b"4")
+    assert set(states(two.run()).values()) == {"cached"}
+    assert store_of(two.settings).read(digest) == b"3"
