@@ -8,29 +8,33 @@ __all__ = ['PAUSE', 'notebook_of', 'text_of', 'Teller', 'follow', 'logs', 'tell_
 # %% ../../nbs/95_cli/22_logs.ipynb #adc0a591
 import time
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .look import find_run, find_step, tell_failure
 from .terminal import Answer, Terminal
 from ..core.ledger import Ledger
 from ..core.settings import Settings, load_settings
+from ..core.shared import local_copy, notebook_copy
 from ..notebook.printed import new_lines, printed_in
+from ..pipeline.recorded import step_sources
 
 # %% ../../nbs/95_cli/22_logs.ipynb #26fd072f
 def notebook_of(settings: Settings, run: Mapping[str, Any], step: Mapping[str, Any]) -> Path | None:
     "The executed notebook of a step, which may be in the making; None when there is none"
     if step["notebook"]:
-        return settings.project / step["notebook"]
+        return notebook_copy(settings, step["notebook"])
     attempt = settings.workspace.path / (step["attempt"] or f"attempts/{run['run']}/{step['step']}")
     names = sorted(path.name for path in attempt.glob("*.ipynb"))
-    return settings.workspace.path / "runs" / run["run"] / names[0] if names else None
+    recorded = step_sources(run).get(step["step"])
+    names = names or ([PurePosixPath(recorded).name] if recorded else [])
+    return local_copy(settings, f"runs/{run['run']}/{names[0]}", fresh=run["status"] == "running") if names else None
 
 
 def text_of(settings: Settings, run: Mapping[str, Any], step: Mapping[str, Any]) -> str:
     "What a step has printed"
     notebook = notebook_of(settings, run, step)
-    log = settings.workspace.path / (step["attempt"] or "") / "log.txt"
+    log = local_copy(settings, f"{step['attempt']}/log.txt") if step["attempt"] else Path()
     beside = log.read_text(encoding="utf-8", errors="replace") if step["attempt"] and log.is_file() else ""
     text = printed_in(notebook) if notebook else ""
     beside = f"[log.txt]\n{beside}" if beside.strip() else ""

@@ -181,9 +181,9 @@ class Bucket(Place):
                 raise
             return None
 
-    def has(self, name: str) -> bool:
+    def modified(self, name: str) -> float | None:
         found = self._do(name, lambda: self._present(lambda: self.system.info(self._path(name))))
-        return bool(found) and found["type"] == "file"
+        return _moment(found) if found and found["type"] == "file" else None
 
     def entries(self, prefix: str = "") -> Iterator[Entry]:
         top = f"{self.root}/{prefix.rpartition('/')[0]}".rstrip("/")

@@ -9,8 +9,10 @@ __all__ = ['PIECE', 'DIGEST', 'Store']
 import hashlib
 import os
 import re
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from .errors import StorageError
 from .files import make_folder, replace_durably, storage_errors, temporary_beside
@@ -115,9 +117,28 @@ class Store:
                 source.unlink()
         return digest
 
+    def is_here(self, digest: str) -> bool:
+        "Whether the object lies on this machine"
+        return self._place(digest).is_file()
+
     def has(self, digest: str) -> bool:
         "Whether the object is there"
-        return self._place(digest).is_file()
+        return self.is_here(digest)
+
+    def discard(self, digest: str) -> None:
+        "Take away a file that is not what its name says"
+        self._place(digest).unlink(missing_ok=True)
+
+    def heal(self, digest: str) -> bool:
+        "Take away a damaged file where another machine has the object; was that so?"
+        return False
+
+    def publish(self, digests: Iterable[str]) -> None:
+        "Let other machines have some objects; nothing where there are none"
+
+    def holding(self, digests: Iterable[str]) -> AbstractContextManager[Any]:
+        "While this is held the objects lie on this machine, as far as they can be had"
+        return nullcontext()
 
     def path(self, digest: str) -> Path:
         "Where the object lies"

@@ -18,12 +18,14 @@ from ..core.errors import StepFailed
 from ..core.files import atomic_write
 from ..core.registry import hooks
 from ..core.settings import Settings
+from ..core.shared import store_of
 from ..core.store import Store
 from ..notebook.context import POINTS, read_points
 from ..notebook.engine import execute_step
 from ..notebook.fork.executor import Executor
 from ..notebook.redact import Redactor, environment_secrets, is_reference, referenced_secrets, resolve_secret
 from ..notebook.source import StepSource
+from .attempt_shared import share_attempt, supplied
 
 # %% ../../nbs/30_pipeline/14_attempt.ipynb #aab68b72
 THREADS = (
@@ -128,6 +130,11 @@ class Attempt(NamedTuple):
         return self.settings.workspace.path / "runs" / self.run / self.step.path.name
 
     @property
+    def shared(self) -> str:
+        "The name of the executed notebook in the workspace"
+        return self.output.relative_to(self.settings.workspace.path).as_posix()
+
+    @property
     def notebook(self) -> str:
         "The executed notebook, as seen from the project"
         return pathlib.Path(os.path.relpath(self.output, self.project or self.settings.project)).as_posix()
@@ -223,12 +230,16 @@ def try_step(
         variables |= more
     options: dict[str, Any] = {"cwd": attempt.settings.project, "environment": variables, "on_progress": on_progress}
     options |= {"timeout": section.timeout, "memory": section.memory * 1_000_000, "engine": section.engine}
-    if executor:
-        options |= {"secrets": sorted(redactor.secrets), "prepare": prepare}
-        ended = executor.step(copy, attempt.output, attempt.changed(), **options)
-    else:
-        ended = execute_step(copy, attempt.output, attempt.changed(), redactor=redactor, **options)
-    return _outcome(attempt, ended, redactor)
+    with supplied(attempt.settings, attempt.needs, attempt.shared):
+        if executor:
+            options |= {"secrets": sorted(redactor.secrets), "prepare": prepare}
+            ended = executor.step(copy, attempt.output, attempt.changed(), **options)
+        else:
+            ended = execute_step(copy, attempt.output, attempt.changed(), redactor=redactor, **options)
+    outcome = _outcome(attempt, ended, redactor)
+    gives = {} if outcome.error else outcome.manifest["gives"]
+    share_attempt(attempt.settings, attempt.place, attempt.shared, gives)
+    return outcome
 
 
 def _outcome(attempt: Attempt, ended: Mapping[str, Any], redactor: Redactor) -> Outcome:
@@ -236,7 +247,7 @@ def _outcome(attempt: Attempt, ended: Mapping[str, Any], redactor: Redactor) -> 
     manifest = _read_manifest(attempt.folder / "manifest.json", attempt.step.name)
     if "findings" in manifest:
         manifest["findings"] = redactor.json(manifest["findings"])
-    store = Store(attempt.settings.workspace.path / "objects")
+    store = store_of(attempt.settings)
     error = ended["error"] or _incomplete(attempt, manifest, store)
     if error:
         error["notebook"] = attempt.step.shown

@@ -17,7 +17,7 @@ from ..core.files import atomic_write
 from ..core.hashing import canonical_json
 from ..core.ledger import Ledger
 from ..core.settings import Settings
-from ..core.store import Store
+from ..core.shared import store_of
 from ..notebook.cells import read_cells
 from ..notebook.context import in_order
 from ..notebook.source import StepSource, is_parameters_cell, read_step, step_name
@@ -121,7 +121,7 @@ def open_step(
         name, digest = source_of(run, step)
         folder = workspace / "scratch" / "opened" / f"{run['run']}-{step}"
         path = folder / name
-        atomic_write(path, Store(workspace / "objects").read(digest))
+        atomic_write(path, store_of(settings).read(digest))
         source = read_step(path)
         needs = inputs_of(ledger, run, source)
     context = folder / "context.json"

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from ..core.errors import UsageError, did_you_mean
 from ..core.ledger import Ledger
 from ..core.settings import Settings
+from ..core.shared import store_of
 from ..core.store import Store
 from ..notebook.context import in_order
 from ..notebook.redact import Redactor, environment_secrets
@@ -50,6 +51,11 @@ class Decision(NamedTuple):
         return self.result["manifest"]["gives"] if self.action == "cached" and self.result else None
 
 # %% ../../nbs/30_pipeline/11_plan.ipynb #bbdd95dc
+def _is_sound(store: Store, digest: str, fingerprints: Fingerprints) -> bool:
+    "Whether a file has the content that its name says, or another machine has one that does"
+    return file_digest(store.path(digest), fingerprints.files) == digest or store.heal(digest)
+
+
 def _unfit(store: Store, fingerprints: Fingerprints, gives: Artifacts) -> dict[str, str]:
     "Digest -> what is wrong with it, for objects that cannot be used"
     found = {}
@@ -57,7 +63,7 @@ def _unfit(store: Store, fingerprints: Fingerprints, gives: Artifacts) -> dict[s
         digest = artifact["sha256"]
         if not store.has(digest):
             found[digest] = f"artifact {name} is missing from the store"
-        elif file_digest(store.path(digest), fingerprints.files) != digest:
+        elif store.is_here(digest) and not _is_sound(store, digest, fingerprints):
             found[digest] = f"artifact {name} is damaged in the store"
     return found
 
@@ -98,7 +104,7 @@ class Planner:
     ):
         self.pipeline, self.values, self.ledger, self.force = pipeline, values, ledger, force
         self.variants = variants
-        self.store = Store(settings.workspace.path / "objects")
+        self.store = store_of(settings)
         self.fingerprints = fingerprints or Fingerprints(settings)
         self.redactor = Redactor(environment_secrets())  # reasons are shown and kept, as the parts in the ledger are
 

@@ -19,7 +19,7 @@ from ..core.errors import UsageError
 from ..core.files import atomic_write, make_folder
 from ..core.hashing import sha256_file
 from ..core.settings import Settings
-from ..core.store import Store
+from ..core.shared import store_of
 from ..notebook.redact import MARK
 from ..notebook.source import step_name
 from .inputs import folder_digest, is_location
@@ -108,7 +108,7 @@ def write_sources(
     folder: Path,  # to write to
 ) -> list[str]:  # folders to import from, absolute
     "Write the recorded notebooks and modules of a run"
-    store, wanted = Store(settings.workspace.path / "objects"), dict(run["sources"])
+    store, wanted = store_of(settings), dict(run["sources"])
     own, notebooks = _own_sources(run), set(step_sources(run).values())
     if own_code_changed(run):
         shutil.copytree(OWN, folder / "mlops_nb")  # with compiled files, which saves seconds
@@ -158,7 +158,7 @@ def _lost(found: Input, run: str, now: str | None) -> UsageError:
 
 def _content(found: Input, run: str, settings: Settings) -> Path:
     "Where the recorded content of an input lies: at its own place, or in the store"
-    original, store = settings.project / found.value, Store(settings.workspace.path / "objects")
+    original, store = settings.project / found.value, store_of(settings)
     now = _digest(original)
     if now == found.sha256:
         return original

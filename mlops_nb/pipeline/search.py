@@ -17,7 +17,7 @@ from ..core.files import make_folder
 from ..core.ledger import Ledger
 from ..core.locks import FileLock, using
 from ..core.settings import Settings
-from ..core.store import Store
+from ..core.shared import store_of
 from .reporter import Reporter
 from .run import run_plan
 from .study import OpenStudy, Trial, best_of, importance
@@ -111,7 +111,7 @@ def interval_of(
     "The interval that the metric's step gives for it: the `Json` artifact `intervals`"
     step, _, own = metric.partition(".")
     found = ledger.artifacts(run).get(f"{step}.intervals")
-    store = Store(settings.workspace.path / "objects")
+    store = store_of(settings)
     if not found or found["type"] != "Json" or not store.has(found["sha256"]):
         return None
     known = json.loads(store.path(found["sha256"]).read_bytes())

@@ -14,6 +14,7 @@ from ..core.errors import Interrupted, MlopsError, UsageError
 from ..core.faults import point
 from ..core.ledger.leases import Lease
 from ..core.registry import hooks
+from ..core.shared import share
 from ..notebook.source import read_step
 from .attempt import Attempt, Outcome, can_pass, clean_logs, try_step
 from .costs import check_costs, factors_of
@@ -22,7 +23,7 @@ from .fingerprint import Fingerprints, key_of
 from .plan import Decision, Plan
 from .provenance import export_warnings, git_state, keep_sources, source_name
 from .reasons import explain
-from .record import keep_registry, keep_result, keep_run
+from .record import REGISTRY, RESULT, RUN, keep_registry, keep_result, keep_run
 from .reporter import label
 from .slots import Tell
 from .underway import Ended, Run, Taken, Working
@@ -38,6 +39,7 @@ def _store_sources(run: Run) -> dict[str, str]:
     kept = keep_sources(planner.store, files)
     for name, content in run.shared.contents.items():
         kept[source_name(run.plan.pipeline.steps[name].path, project)] = planner.store.put_bytes(content)
+    planner.store.publish(kept.values())
     return kept
 
 
@@ -169,8 +171,7 @@ def _execute(run: Run, decision: Decision, lease: Lease) -> None:
         decision = decision._replace(reasons=[f"repeats run {run.plan.origin.run}"])
     name, step, store = decision.step, run.plan.pipeline.steps[decision.step], run.plan.planner.store
     for digest in decision.unfit:
-        if store.has(digest):
-            store.path(digest).unlink()
+        store.discard(digest)
     values, needs = run.plan.values[name], decision.needs
     attempt = Attempt(
         *(run.id, run.plan.pipeline.name, step, run.shared.contents[name], values, needs, run.settings),
@@ -283,6 +284,7 @@ def _commit(run: Run, work: Working, outcome: Outcome) -> None:
     with run.interruption.shield():
         place = {"run": run.id, "pipeline": run.plan.pipeline.name, "step": name, "position": attempt.step.position}
         keep_result(attempt.folder, **place, **facts)
+        share(run.settings, [f"{attempt.place}/{RESULT}"])
         point("before-commit")
         committed = run.ledger.commit_step(run.id, name, manifest=outcome.manifest, points=outcome.points, **facts)
         point("after-commit")
@@ -324,6 +326,7 @@ def keep_records(run: Run) -> None:
     try:
         keep_run(run.ledger, run.settings.workspace.path, run.id, run.document["models"])
         keep_registry(run.ledger, run.settings.workspace.path)
+        share(run.settings, [f"runs/{run.id}/{RUN}", REGISTRY])
     except MlopsError as trouble:
         run.reporter.warning(f"The run is recorded, but not the copy that fsck --rebuild reads: {trouble.message}")
 

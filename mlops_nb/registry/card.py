@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import MlopsError, UsageError, did_you_mean
 from ..core.settings import Settings, load_settings
+from ..core.shared import store_of
 from ..core.store import Store
 from ..data.show import show_number
 from .card_now import as_of_now, sections_now
@@ -176,7 +177,7 @@ def read_card(
     current: bool = True,  # whether what was written, said and done after the run counts
 ) -> Card:
     "The card of a version"
-    store = Store(settings.workspace.path / "objects")
+    store = store_of(settings)
     package = PackageFile(store.path(version["digest"]), version["digest"])
     try:
         run = ledger.run(version["run"])

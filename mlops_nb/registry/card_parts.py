@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ..core.errors import MlopsError, UsageError
 from ..core.settings import Settings
+from ..core.shared import store_of
 from ..core.store import Store
 from ..pipeline.recorded import step_sources
 
@@ -95,7 +96,7 @@ def card_parts(
 ) -> dict[str, Part]:
     "Each part with its words and where they stand"
     path = settings.registry.card_notebook or (_step_notebook(run, digest) if run else "")
-    then = _texts(_recorded(run, path, Store(settings.workspace.path / "objects"))) if run and path else {}
+    then = _texts(_recorded(run, path, store_of(settings))) if run and path else {}
     file = settings.project / path
     if settings.registry.card_notebook and not file.is_file() and not then:
         raise UsageError(

@@ -21,6 +21,7 @@ from ..core.errors import MlopsError
 from ..core.hashing import sha256_file
 from ..core.registry import Registry
 from ..core.settings import Settings, load_settings
+from ..core.shared import store_of
 from ..core.store import Store
 from ..model.gate import CHECKED, DIFFERENCE, Gate, parse_gates
 from .champion import ENOUGH, Contender, difference, unseen
@@ -54,7 +55,7 @@ class Candidate:
     def of_version(cls, version: dict[str, Any], settings: Settings, ledger: "Ledger") -> "Candidate":
         "A registered version"
         digest = version["digest"]
-        package = PackageFile(Store(settings.workspace.path / "objects").path(digest), digest)
+        package = PackageFile(store_of(settings).path(digest), digest)
         return cls(package, settings, ledger, version)
 
     @property
@@ -108,7 +109,7 @@ class Candidate:
         "The rows that versions are compared on; None when the run has none"
         if self.ledger is None or self.version is None:
             return None
-        store = Store(self.settings.workspace.path / "objects")
+        store = store_of(self.settings)
         return read_artifact(self.ledger, store, self.version["run"], self.package.manifest["holdout"])
 
 

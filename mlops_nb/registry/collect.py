@@ -15,11 +15,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .shared import take_away, unreached
+
 from ..core.errors import Busy, StorageError
 from ..core.faults import point
 from ..core.ledger import Ledger
 from ..core.ledger.garbage import Garbage, Reach
 from ..core.locks import alone
+from ..core.places import place_of
 from ..core.settings import Settings
 from ..core.store import DIGEST
 from ..pipeline.record import RESULT, RUN, read_record
@@ -222,8 +225,8 @@ def collect(
 ) -> dict[str, Any]:
     "Find what may go, and delete it when asked to; what that is"
     workspace = settings.workspace.path
-    if not workspace.exists():
-        return _document(Findings([], [], [], [], [], [], []), set(), 0, delete_them)
+    if not workspace.exists() and not settings.workspace.url:
+        return _document(Findings([], [], [], [], [], [], []), set(), 0, delete_them) | {"shared": 0}
     with ExitStack() as stack:
         if delete_them:
             hold(settings, stack, "deleting")
@@ -234,12 +237,17 @@ def collect(
         refuse_unknown(workspace, garbage.known_runs(), ledger.database.exists())
         reach = garbage.reach(count, since, undelivered(settings, ledger))
         found = find_garbage(settings, reach, now)
-        document = _document(found, reach.runs, sum(map(size_of, found.paths())), delete_them)
+        place = place_of(settings)
+        shared = unreached(place, reach, now) if place else []
+        size = sum(map(size_of, found.paths())) + sum(entry.size for entry in shared)
+        document = _document(found, reach.runs, size, delete_them) | {"shared": len(shared)}
         if delete_them:
             point("before-collect")
             document["results"] = len(garbage.give_up(reach)[0])
             _delete_copies(settings, reach, found)
             delete(found.paths())
+            if place:
+                take_away(place, shared, now)
     return document
 
 

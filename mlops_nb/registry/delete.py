@@ -10,6 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .shared import forget_run
+
 from ..core.errors import Busy, UsageError
 from ..core.faults import point
 from ..core.ledger import Ledger
@@ -96,18 +98,20 @@ def delete_runs(
         files = find_files(settings, deleter, plan)
         document = _document(plan, files, delete_them)
         if delete_them and plan.runs:
-            _carry_out(ledger, deleter, workspace, plan, files)
+            _carry_out(ledger, deleter, settings, plan, files)
     return document
 
 
-def _carry_out(ledger: Ledger, deleter: Deleter, workspace: Path, plan: Deletion, files: Files) -> None:
+def _carry_out(ledger: Ledger, deleter: Deleter, settings: Settings, plan: Deletion, files: Files) -> None:
+    workspace = settings.workspace.path
     records = {run: read_record(workspace / "runs" / run / "run.json") for run in plan.runs}
     deleter.carry_out(plan)
     point("before-collect")
     delete(files.paths())
     for run in plan.runs:
-        folder = workspace / "runs" / run
-        if deleter.places(run):
+        folder, stay = workspace / "runs" / run, deleter.places(run)
+        forget_run(settings, run, stay)
+        if stay:
             keep_run(ledger, workspace, run, (records[run] or {}).get("models", []))
         elif folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,9 @@ from ..core.hashing import sha256_file
 from ..core.ledger.garbage import Garbage
 from ..core.ledger.migrate import HEAD, schema_number
 from ..core.ledger.upgrade import database_of
+from ..core.places import place_of
 from ..core.settings import Settings
+from ..core.shared import local_copy, notebook_name
 from ..core.store import DIGEST
 from ..pipeline.record import REGISTRY, RESULT, read_record
 from .releases import DOCUMENT, POINTER, Release, generations, pointed
@@ -52,6 +55,12 @@ class Workspace:
         self.digests: set[str] = set()  # of objects that are there and sound
         self.results: list[dict[str, Any]] = []  # those whose files have to be there
         self.collected: tuple[set[int], set[str]] = (set(), set())
+        self.place = place_of(settings)
+
+    @cached_property
+    def names(self) -> set[str]:
+        "What is in the place that machines share"
+        return set(self.place.names()) if self.place else set()
 
     def count(self, what: str) -> None:
         "One more was checked"
@@ -120,10 +129,13 @@ def check_references(workspace: Workspace) -> Iterator[Finding]:
 
 
 def _missing(workspace: Workspace, digest: str, words: str, remedy: str) -> Iterator[Finding]:
-    if digest not in workspace.digests:
-        path = workspace.path / "objects" / digest[:2] / digest
-        if not path.exists():
-            yield Finding("fail", "object", f"{words} is missing: objects/{digest[:2]}/{digest}", remedy)
+    name = f"objects/{digest[:2]}/{digest}"
+    here = digest in workspace.digests or (workspace.path / name).exists()
+    if not here and name not in workspace.names:
+        yield Finding("fail", "object", f"{words} is missing: {name}", remedy)
+    elif workspace.place and name not in workspace.names:
+        told = f"{words} is on this machine and not at {workspace.place.url}: {name}"
+        yield Finding("fail", "object", told, f"Copy {workspace.path / name} there under that name.")
 
 # %% ../../nbs/60_registry/09_fsck.ipynb #3eb92dfd
 def check_attempts(workspace: Workspace) -> Iterator[Finding]:
@@ -132,8 +144,8 @@ def check_attempts(workspace: Workspace) -> Iterator[Finding]:
         place = row["attempt"] or f"attempts/{row['run_id']}/{row['step']}"
         workspace.count("attempts")
         manifest, record = (
-            read_json(workspace.path / place / "manifest.json"),
-            read_record(workspace.path / place / RESULT),
+            read_json(local_copy(workspace.settings, f"{place}/manifest.json")),
+            read_record(local_copy(workspace.settings, f"{place}/{RESULT}")),
         )
         gives = json.loads(row["manifest"])["gives"]
         if manifest is None and gives:
@@ -158,6 +170,8 @@ def check_notebooks(workspace: Workspace) -> Iterator[Finding]:
     for name in sorted({row["notebook"] for row in steps}):
         workspace.count("notebooks")
         path = Path(os.path.normpath(workspace.settings.project / name))
+        if notebook_name(name) in workspace.names and not path.exists():  # no need to fetch it: it was put whole
+            continue
         try:
             validate(reads(path.read_text(encoding="utf-8"), as_version=4))
         except FileNotFoundError:

@@ -19,7 +19,7 @@ from ..core.files import atomic_write, make_folder
 from ..core.hashing import sha256_file
 from ..core.locks import FileLock
 from ..core.settings import Settings
-from ..core.store import Store
+from ..core.shared import store_of
 from ..pipeline.statcache import StatCache
 from .approvals import read_approvals, runner
 from .arms import arm_of, hashes_of, holds_arms, made_anew
@@ -60,7 +60,7 @@ class Registrar:
     ):
         self.run, self.settings, self.ledger = run, settings, ledger
         workspace = settings.workspace.path
-        self.store = Store(workspace / "objects")
+        self.store = store_of(settings)
         self.releases = workspace / "releases"
         self.hashes = StatCache(workspace / "cache" / "registry.json")
 

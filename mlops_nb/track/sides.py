@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ..core.errors import MlopsError, UsageError
 from ..core.ledger import Ledger
 from ..core.settings import Settings
-from ..core.store import Store
+from ..core.shared import notebook_copy, store_of
 
 # %% ../../nbs/40_track/30_sides.ipynb #007b3c0c
 LONGEST = 2000  # letters of a value that a document tells
@@ -89,7 +89,7 @@ class Side(NamedTuple):
     def read(self, digest: str, what: str) -> bytes | None:
         "The content of an object; None, with a note of it, when it is gone or damaged"
         try:
-            return Store(self.settings.workspace.path / "objects").read(digest)
+            return store_of(self.settings).read(digest)
         except MlopsError as error:
             self.lost[f"{what} of run {self.name}"] = error.message
             return None
@@ -97,7 +97,7 @@ class Side(NamedTuple):
     def path(self, digest: str, what: str) -> Path | None:
         "Where an object lies that is whole; None, with a note of it, otherwise"
         try:
-            return Store(self.settings.workspace.path / "objects").verify(digest)
+            return store_of(self.settings).verify(digest)
         except MlopsError as error:
             self.lost[f"{what} of run {self.name}"] = error.message
             return None
@@ -113,7 +113,7 @@ class Side(NamedTuple):
         if not step["notebook"]:
             return None
         try:
-            return json.loads((self.settings.project / step["notebook"]).read_bytes())
+            return json.loads(notebook_copy(self.settings, step["notebook"]).read_bytes())
         except (OSError, ValueError) as error:
             told = "it is gone" if isinstance(error, FileNotFoundError) else "it cannot be read"
             self.lost[f"{step['notebook']} of run {self.name}"] = f"The executed notebook is not there: {told}."
