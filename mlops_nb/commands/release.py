@@ -30,12 +30,20 @@ def status(values: Any, screen: Terminal) -> Answer:
 
 def _tell(screen: Terminal, view: Any) -> None:
     for place, grid in enumerate(view.parts()):
-        if place == 1 and view.warning():
-            screen.line(view.warning())
+        if place == 1:
+            _say(screen, view)
         screen.line(screen.style(grid.caption, "bold"))
         right = [place for place, side in enumerate(grid.sides) if side == "right"]
         rows = [["" if cell is None else str(cell) for cell in row] for row in grid.rows]
         screen.table(grid.columns, rows, right)
+    if len(view.parts()) == 1:
+        _say(screen, view)
+
+
+def _say(screen: Terminal, view: Any) -> None:
+    "What stands between the arms and the rest"
+    for line in view.notes().splitlines():
+        screen.line(line)
 
 # %% ../../nbs/95_cli/70_release.ipynb #81bb00ac
 KINDS = ("canary", "split", "switch", "shadow", "segment")

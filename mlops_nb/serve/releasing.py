@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import UsageError, did_you_mean
 from ..core.settings import Settings, load_settings
 from ..data.show import Grid
-from ..registry.releases import POINTER, pointed, read_release, released_models, why_stopped
+from ..registry.releases import POINTER, Document, pointed, read_release, released_models, why_stopped
 from ..registry.rollout import history, standing
+from .differences import read_differences
 from .events import ServingEvents, events_path
 
 # %% ../../nbs/70_serve/65_releasing.ipynb #4368d8e3
@@ -149,6 +150,10 @@ class ReleaseView:
         told = f"Servers refused this release at {when} UTC, and {refusal['standing']}: {refusal['reason']}"
         return f"{told}\n→ When that is mended, ask them again: mlops-nb release retry {self.model}"
 
+    def notes(self) -> str:
+        "What stands below the arms, in sentences: a refusal, and how the shadows do"
+        return "\n".join(filter(None, [self.warning(), *(one["words"] for one in self.document["shadows"])]))
+
     def arms(self) -> Grid:
         "The versions that are loaded, as a table"
         rows = [
@@ -193,14 +198,14 @@ class ReleaseView:
 
     def __repr__(self) -> str:
         arms, *others = map(repr, self.parts())
-        return "\n".join(filter(None, [arms, self.warning(), *others]))
+        return "\n".join(filter(None, [arms, self.notes(), *others]))
 
     def _repr_html_(self) -> str:
         now = datetime.now(UTC).timestamp()
         picture = draw(periods(self.releases, now)[-20:], self.looks) if self.releases else ""
         arms, *others = (grid._repr_html_() for grid in self.parts())
-        warning = "".join(f"<p><strong>{html.escape(line)}</strong></p>" for line in self.warning().splitlines())
-        return "".join([arms, warning, picture, *others])
+        notes = "".join(f"<p>{html.escape(line)}</p>" for line in self.notes().splitlines())
+        return "".join([arms, notes, picture, *others])
 
 
 def status(
@@ -238,6 +243,7 @@ def status(
         "history": told_history(ledger, model, heard),
         "refusal": _refusal(releases / model, heard),
         "refused": [_with_time(one) for one in heard if one["event"] == "release.refused"][-20:],
+        "shadows": _shadows(settings, document),
         "health": [{"at": one["at"], **one["details"]} for one in looks[:20]],
     }
     return ReleaseView(found, ledger.releases(model), looks)
@@ -281,6 +287,16 @@ def _refusal(folder: Path, heard: list[dict[str, Any]]) -> dict[str, Any] | None
         if datetime.fromisoformat(one["at"]).timestamp() >= since
     ]
     return found[-1] if found else None
+
+
+def _shadows(settings: Settings, document: Document) -> list[dict[str, Any]]:
+    "What the shadows of a release would have said, beside who answered"
+    found: list[dict[str, Any]] = []
+    for arm in document.arms:
+        if arm.shadow:
+            pairs = read_differences(settings.workspace.path / "shadows", document.model, arm.version).pairs
+            found += [{**pair.document(), "words": pair.words} for pair in pairs]
+    return found
 
 
 def _with_time(event: dict[str, Any]) -> dict[str, Any]:
