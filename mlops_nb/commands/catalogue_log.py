@@ -26,6 +26,9 @@ PREDICTIONS = Command(
         Option(("--compact",), "make Parquet of what is not being written, and delete what is older than log_days"),
         Option(("--forget",), "delete all that was stored of a request; repeat for more", "REQUEST", many=True),
         Option(("--forget-caller",), "delete all that was stored of a caller's requests", "NAME", many=True),
+        Option(
+            ("--forget-user",), "delete what was stored with a user's id, where a release routed by it", "ID", many=True
+        ),
     ),
     (
         ("mlops-nb predictions churn --since 1d", "what was answered since yesterday"),

@@ -23,7 +23,7 @@ def predictions(values: Any, screen: Terminal) -> Answer:
     "`mlops-nb predictions [MODEL] [--since TIME] [--labelled] [--limit NUMBER] [--compact] [--forget REQUEST]`"
     settings = load_settings()
     document: dict[str, Any] = {"schema": 1, "rows": 0, "predictions": []}
-    if values.compact or values.forget or values.forget_caller:
+    if values.compact or values.forget or values.forget_caller or values.forget_user:
         if values.model or values.since or values.until or values.version or values.labelled or values.limit:
             hint = "Leave --compact and --forget away to look, or the rest to change the log."
             raise UsageError("The log is either looked at or changed.", hint)
@@ -34,7 +34,7 @@ def predictions(values: Any, screen: Terminal) -> Answer:
     span = (values.model, values.since, values.until, values.version)
     table = found(*span, True if values.labelled else None, values.limit or MOST, settings)
     rows = str(table.to_json(orient="records", date_format="iso"))
-    document |= {"rows": len(table), "predictions": json.loads(rows)}
+    document |= {"rows": len(table), "total": table.total or len(table), "predictions": json.loads(rows)}
     return Answer(document, lambda screen: _tell(screen, table, values.limit or SHOWN))
 
 
@@ -49,8 +49,8 @@ def _change(settings: Settings, values: Any) -> dict[str, Any]:
     if values.compact:
         done["compacted"] = compact(folder, timeout=30).document()
         done["deleted"] = delete_old(folder, settings.serving.log_days)
-    if values.forget or values.forget_caller:
-        done["forgotten"] = forget(folder, values.forget, values.forget_caller)
+    if values.forget or values.forget_caller or values.forget_user:
+        done["forgotten"] = forget(folder, values.forget, values.forget_caller, values.forget_user)
     return done
 
 # %% ../../nbs/95_cli/70_predictions.ipynb #cf03e46d

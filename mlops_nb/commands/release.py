@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'ABORTED', 'status', 'plan_of', 'start', 'simulate', 'step', 'pause', 'resume', 'promote', 'abort', 'stop',
-           'again', 'watch', 'compare']
+           'again', 'retry', 'watch', 'compare']
 
 # %% ../../nbs/95_cli/70_release.ipynb #1e5f1ca1
 import math
@@ -29,11 +29,21 @@ def status(values: Any, screen: Terminal) -> Answer:
 
 
 def _tell(screen: Terminal, view: Any) -> None:
-    for grid in view.parts():
+    for place, grid in enumerate(view.parts()):
+        if place == 1:
+            _say(screen, view)
         screen.line(screen.style(grid.caption, "bold"))
         right = [place for place, side in enumerate(grid.sides) if side == "right"]
         rows = [["" if cell is None else str(cell) for cell in row] for row in grid.rows]
         screen.table(grid.columns, rows, right)
+    if len(view.parts()) == 1:
+        _say(screen, view)
+
+
+def _say(screen: Terminal, view: Any) -> None:
+    "What stands between the arms and the rest"
+    for line in view.notes().splitlines():
+        screen.line(line)
 
 # %% ../../nbs/95_cli/70_release.ipynb #81bb00ac
 KINDS = ("canary", "split", "switch", "shadow", "segment")
@@ -172,8 +182,20 @@ def again(values: Any, screen: Terminal) -> Answer:
     return Answer({"schema": 1, "model": model, "stopped": "", "noted": noted}, lambda screen: screen.line(words))
 
 
+def retry(values: Any, screen: Terminal) -> Answer:
+    "`mlops-nb release retry [MODEL]`"
+    from mlops_nb.registry.releases import ask_again
+
+    settings = load_settings()
+    model = _named(settings, values)
+    name = ask_again(settings.workspace.path / "releases", model)
+    noted = _note_stop(settings, model, "retry", values.reason)
+    words = f"✓ Servers are asked again for {name}; within seconds mlops-nb release status {model} says what they made of it."
+    return Answer({"schema": 1, "model": model, "release": name, "noted": noted}, lambda screen: screen.line(words))
+
+
 def _note_stop(settings: Settings, model: str, action: str, reason: str | None) -> bool:
-    "Write a stop into the ledger, if there is one: the stop itself must not depend on it"
+    "Write an act into the ledger, if there is one: the act itself must not depend on it"
     from mlops_nb.core.errors import MlopsError
     from mlops_nb.core.ledger import Ledger
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FORMAT', 'SEVERAL', 'DOCUMENT', 'POINTER', 'KEPT', 'LEFT_BEHIND', 'GRACE', 'REMEDY', 'STOPPED', 'Arm', 'Document',
            'publish', 'pointed', 'prune', 'is_held', 'generations', 'Release', 'damaged', 'is_intact', 'is_current',
-           'read_release', 'released_models', 'choose_model', 'choose_models', 'stop_answers', 'answer_again',
-           'why_stopped']
+           'read_release', 'released_models', 'choose_model', 'choose_models', 'ask_again', 'stop_answers',
+           'answer_again', 'why_stopped']
 
 # %% ../../nbs/60_registry/01_releases.ipynb #c0604107
 import json
@@ -339,6 +339,16 @@ def choose_models(
         return names
     parts = [part.strip() for part in wanted.split(",") if part.strip()]
     return [choose_model(releases, part) for part in dict.fromkeys(parts)] or [choose_model(releases)]
+
+# %% ../../nbs/60_registry/01_releases.ipynb #30220b26
+def ask_again(
+    releases: Path,  # `releases` in the workspace
+    model: str,
+) -> str:
+    "Ask every server once more for the current release, as if it had just been published; its name"
+    folder = releases / choose_model(releases, model)
+    os.utime(folder / POINTER)  # and not written: whoever publishes meanwhile must not be undone
+    return pointed(folder)
 
 # %% ../../nbs/60_registry/01_releases.ipynb #34232436
 STOPPED = "stopped"

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..core.errors import MlopsError
 from ..core.settings import Settings
-from ..registry.releases import answer_again, stop_answers
+from ..registry.releases import answer_again, ask_again, stop_answers
 from .call import Answer, Call, Route, as_json, check_media, read_body
 from .events import ServingEvents
 from .problem import Problem
@@ -23,7 +23,7 @@ from .requests import Repeating, read_json
 from .slots import Slots, Table
 
 # %% ../../nbs/70_serve/68_admin.ipynb #45043e68
-ALONE = ("stop", "again")  # acts that need no ledger
+ALONE = ("stop", "again", "retry")  # acts that need no ledger
 ACTS = ("step", "pause", "resume", "promote", "abort", *ALONE)
 SECONDS = 120.0  # that an act may take
 
@@ -100,6 +100,8 @@ class Admin:
             stop_answers(releases, model, reason)
         elif action == "again":
             answer_again(releases, model)
+        elif action == "retry":
+            ask_again(releases, model)
         else:
             return self._by_command(who, action, model, reason)
         return {"model": model, "action": action, "reason": reason, "by": who}

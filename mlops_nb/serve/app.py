@@ -294,7 +294,8 @@ class App:
             self.decisions.add({"digest": slot.digest, **who}, records, said.answers)
         if self.log:
             seconds = time.perf_counter() - call.started
-            self.log.add(Logged(call, slot, records, said.answers, seconds, explained=bool(asked.most)))
+            user = call.header(USER) if table.by_user else ""
+            self.log.add(Logged(call, slot, records, said.answers, seconds, bool(asked.most), user))
         if self.mirror and table.shadows:
             self.mirror.offer(table, call, records, said.answers, slot)
         self.meter.predicted(records.rows, slot)

@@ -22,6 +22,7 @@ from ..core.errors import StorageError
 from ..core.files import atomic_write, make_folder, storage_errors
 from ..core.locks import FileLock
 from ..data.show import Grid, show_number, show_share
+from .answers import Effects
 
 # %% ../../nbs/70_serve/59_differences.ipynb #4f0346cf
 OUTCOMES = ("same", "differs", "failed", "dropped")
@@ -40,6 +41,7 @@ class Counts(msgspec.Struct):
     total: float = 0.0  # of the distances
     largest: float = 0.0
     reasons: dict[str, int] = {}  # why it failed; msgspec gives each its own
+    effects: Effects = msgspec.field(default_factory=Effects)  # what changes for whoever is answered
 
     @property
     def compared(self) -> int:
@@ -65,6 +67,7 @@ class Counts(msgspec.Struct):
         for name in (*OUTCOMES, "records", "records_differing", "total"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.largest = max(self.largest, other.largest)
+        self.effects.add(other.effects)
         for reason, number in other.reasons.items():
             self._add_reason(reason, number)
 
@@ -194,7 +197,15 @@ class Compared:
         share = show_share(counts.differs, counts.compared)
         size = f"mean distance {show_number(self.mean, 2)}, largest {show_number(counts.largest, 3)}"
         missed = "".join(f"; {n:,} {word}" for n, word in ((counts.failed, "failed"), (counts.dropped, "dropped")) if n)
-        return f"{pair}: {share} requests differ; {size}{missed}."
+        effects = "".join(f"; {words}" for words in [counts.effects.words] if words)
+        return f"{pair}: {share} requests differ{effects}; {size}{missed}."
+
+    def document(self) -> dict[str, Any]:
+        "As it stands in JSON"
+        counts = self.counts
+        facts = {"version": self.version, "against": self.against, "compared": counts.compared}
+        outcomes = {"differs": counts.differs, "failed": counts.failed, "dropped": counts.dropped}
+        return {**facts, **outcomes, **counts.effects.document(), "mean_distance": self.mean}
 
 
 @dataclass(frozen=True)

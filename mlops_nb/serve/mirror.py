@@ -55,6 +55,8 @@ class Findings:
         counts.records_differing += sum(pair.differ for pair in apart)
         counts.total += sum(pair.distance for pair in apart)
         counts.largest = max(counts.largest, *(pair.distance for pair in apart))
+        for pair in apart:
+            counts.effects.note(pair)
         if difference:
             self.lines.setdefault((shadow.model, shadow.version), []).append(difference)
 

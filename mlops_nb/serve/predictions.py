@@ -18,7 +18,7 @@ import pyarrow.parquet as parquet
 from ..core.errors import UsageError, did_you_mean
 from ..core.settings import Settings, load_settings
 from .compaction import day_of, part_path
-from .log_columns import PROBABILITY, Columns, label_table
+from .log_columns import PROBABILITY, USER, Columns, label_table
 from .prediction_log import FOLDER
 from .replay import Sources, moment_from, segment_messages
 from .segments import Definition, Label, Labels
@@ -32,6 +32,11 @@ class PredictionTable(pd.DataFrame):
         return PredictionTable
 
     @property
+    def total(self) -> int | None:
+        "Predictions that there were, of which these are the newest; None when all are here, or nobody counted"
+        return self.attrs.get("total")
+
+    @property
     def caption(self) -> str:
         "`1,204 predictions, 311 with a label (26%), 2026-11-23 17:05 to 18:10 UTC`"
         if not {"time", "label"} <= set(self.columns):
@@ -43,8 +48,9 @@ class PredictionTable(pd.DataFrame):
         first, last = (f"{moment:%Y-%m-%d %H:%M}" for moment in (times.min(), times.max()))
         last = last[11:] if first[:10] == last[:10] else last
         share = f", {known:,} with a label ({known / len(self):.0%})" if known else ", none with a label"
-        noun = "prediction" if len(self) == 1 else "predictions"
-        return f"{len(self):,} {noun}{share}, {first} to {last} UTC"
+        noun = "prediction" if len(self) == 1 and not self.total else "predictions"
+        number = f"{len(self):,} of {self.total:,}" if self.total else f"{len(self):,}"
+        return f"{number} {noun}{share}, {first} to {last} UTC"
 
     def __repr__(self) -> str:
         with pd.option_context("display.width", 160, "display.max_columns", 14, "display.max_rows", 12):
@@ -132,7 +138,7 @@ def _together(tables: list[pa.Table]) -> pd.DataFrame:
 
 # %% ../../nbs/70_serve/36_predictions.ipynb #ea893558
 FIRST = ("time", "model", "request_id", "row", "version", "arm", "prediction", "label", "label_time")
-LAST = ("latency_ms", "caller", "generation", "reasons", "labelled_at", "labelled_by")
+LAST = ("latency_ms", "caller", "generation", "reasons", "labelled_at", "labelled_by", USER)
 
 
 class _Wanted(NamedTuple):
@@ -184,7 +190,28 @@ def predictions(
         return PredictionTable(columns=list(FIRST))
     found = pd.concat(frames, ignore_index=True).sort_values("time", ascending=False, kind="stable")
     newest = found.head(len(found) if limit is None else limit).reset_index(drop=True)
-    return PredictionTable(newest[_order(found)])
+    table = PredictionTable(newest[_order(found)])
+    if limit is not None and len(table) == limit:
+        total = sum(_count(log, name, wanted) for name in names if model in (None, name))
+        table.attrs["total"] = total if total > limit else None
+    return table
+
+
+def _count(log: _Log, model: str, wanted: _Wanted) -> int:
+    "How many rows of a model are wanted, whatever the limit"
+    if wanted.labelled is not None:  # labels stand elsewhere
+        return sum(len(wanted.of(log.day(model, day, None))) for day in wanted.days(log.days(model)))
+    found = 0
+    for day in wanted.days(log.days(model)):
+        parts = log.sources.days(model).get(day, [])
+        if wanted[:3] == (None, None, None):
+            found += sum(parquet.read_metadata(path).num_rows for path in parts)
+            found += sum(table.num_rows for table in log.answers.get((model, day), []))
+            continue
+        tables = [parquet.ParquetFile(path).read(["time", "version"]) for path in parts]
+        tables += [table.select(["time", "version"]) for table in log.answers.get((model, day), [])]
+        found += sum(len(wanted.of(table.to_pandas())) for table in tables)
+    return found
 
 
 def _frames(log: _Log, model: str, wanted: _Wanted) -> Iterator[pd.DataFrame]:

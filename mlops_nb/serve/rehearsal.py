@@ -35,7 +35,8 @@ def past(
 ) -> Iterator[Record]:
     "What was asked of a model, as a simulation takes it"
     for logged in islice(replay(settings.workspace.path, model, since), most):
-        yield f"{logged.request_id}/{logged.row}" if logged.row else logged.request_id, "", logged.record
+        request = f"{logged.request_id}/{logged.row}" if logged.row else logged.request_id
+        yield logged.user or request, "", logged.record
 
 
 def rehearse(

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ..core.errors import UsageError
 from .compaction import FEEDBACK, day_of
-from .log_columns import PROBABILITY, column_of
+from .log_columns import PROBABILITY, USER, column_of
 from .prediction_log import FOLDER, SEGMENTS
 from .segments import Answered, Definition, SegmentReader, segments_of
 
@@ -65,6 +65,7 @@ class LoggedRecord(NamedTuple):
     prediction: Any
     probabilities: dict[str, float]
     seconds: float
+    user: str = ""  # a salted hash; empty where the release routed by nobody
 
     @property
     def record(self) -> dict[str, Any]:
@@ -155,7 +156,7 @@ def _segment_records(reader: SegmentReader, model: str) -> Iterator[LoggedRecord
             yield LoggedRecord(
                 *(message.request_id, row, message.time, model, definition.version, message.generation, message.arm),
                 *(message.caller, names, tuple(values), answer["prediction"]),
-                *(answer.get("probabilities", {}), message.seconds),
+                *(answer.get("probabilities", {}), message.seconds, message.user),
             )
 
 
@@ -186,11 +187,13 @@ def _rows_of(
         (name.removeprefix(PROBABILITY), values) for name, values in columns.items() if name.startswith(PROBABILITY)
     ]
     common = (columns[name] for name in ("request_id", "row", "version", "generation", "arm", "caller", "latency_ms"))
+    users = columns.get(USER) or [None] * len(moments)  # parts of earlier days have no such column
     for place, (request, row, version, generation, arm, caller, latency) in enumerate(zip(*common, strict=True)):
         values = tuple(_sent(column[place], kind) for column, kind in wanted[version])
         chances = {name: column[place] for name, column in classes if column[place] is not None}
         who = (request, row, moments[place], model, version, generation, arm, caller)
-        yield LoggedRecord(*who, names[version], values, columns["prediction"][place], chances, latency / 1000)
+        said = (columns["prediction"][place], chances, latency / 1000, users[place] or "")
+        yield LoggedRecord(*who, names[version], values, *said)
 
 
 def _sent(value: Any, kind: str) -> Any:

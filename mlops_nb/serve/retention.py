@@ -8,6 +8,7 @@ __all__ = ['roots', 'delete_old', 'forget']
 # %% ../../nbs/70_serve/34_retention.ipynb #4d963204
 import os
 import shutil
+import time
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING
 from ..core.errors import UsageError
 from ..core.files import storage_errors, sync_folder, temporary_beside
 from .compaction import DAMAGED, FEEDBACK, compact_segment, compaction_lock, flush, write_table
+from .log_columns import USER
 from .log_index import INDEX, Entry, key_of, write_index
-from .prediction_log import SEGMENTS
-from .segments import segments_of
+from .prediction_log import SEGMENTS, user_hasher
+from .segments import ask_to_close, segments_of
 
 # %% ../../nbs/70_serve/34_retention.ipynb #2c98b5b1
 if TYPE_CHECKING:
@@ -58,27 +60,43 @@ def forget(
     folder: Path,  # `predictions` in the workspace
     requests: Collection[str] = (),  # ids
     callers: Collection[str] = (),
+    users: Collection[str] = (),  # ids, as the header `x-user-id` says them
+    patience: float = 10.0,  # seconds for which processes may take to close what they write
 ) -> int:  # rows
-    "Delete all that was stored of some requests, or of all requests of some callers"
+    "Delete all that was stored of some requests, or of all requests of some callers or users"
+    hidden = {user_hasher(folder)(user) for user in users}
     with compaction_lock(folder, 30), storage_errors(folder):
-        writing = [path for path in segments_of(folder / SEGMENTS) if compact_segment(folder, path) is None]
-        if any(path.exists() for path in writing):
-            hint = "Stop the service, or wait until it begins a new segment: within an hour."
-            raise UsageError(f"{len(writing)} segments are being written, and may hold what is to be deleted.", hint)
-        return sum(_without(folder, part, set(requests), set(callers)) for part in _parts(folder))
+        _close_all(folder, patience)
+        return sum(_without(folder, part, set(requests), set(callers), hidden) for part in _parts(folder))
+
+
+def _close_all(folder: Path, patience: float) -> None:
+    "Make parts of all segments, those that are being written included"
+    writing = [path for path in segments_of(folder / SEGMENTS) if compact_segment(folder, path) is None]
+    if writing:
+        ask_to_close(folder / SEGMENTS)
+    deadline = time.monotonic() + patience
+    while writing := [path for path in writing if compact_segment(folder, path) is None and path.exists()]:
+        if time.monotonic() > deadline:
+            hint = "Its process does not answer, or has an older mlops_nb: stop the service, and ask again."
+            what = "A segment is" if len(writing) == 1 else f"{len(writing)} segments are"
+            raise UsageError(f"{what} being written, and may hold what is to be deleted.", hint)
+        time.sleep(0.1)
 
 
 def _parts(folder: Path) -> Iterator[Path]:
     yield from sorted(folder.glob("model=*/day=*/part-*.parquet"))
 
 
-def _without(folder: Path, part: Path, requests: set[str], callers: set[str]) -> int:
+def _without(folder: Path, part: Path, requests: set[str], callers: set[str], users: set[str]) -> int:
     "Write a part anew without some rows, and what belongs to it; how many rows went"
     import pyarrow.parquet as parquet
 
     table = parquet.ParquetFile(part).read()
     names, askers = table["request_id"].to_pylist(), table["caller"].to_pylist()
-    keep = [name not in requests and who not in callers for name, who in zip(names, askers, strict=True)]
+    hashes = table[USER].to_pylist() if USER in table.column_names else [None] * len(names)
+    facts = zip(names, askers, hashes, strict=True)
+    keep = [name not in requests and who not in callers and user not in users for name, who, user in facts]
     if all(keep):
         return 0
     _forget_labels(folder, part, {name for name, stays in zip(names, keep, strict=True) if not stays})

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..core.errors import UsageError, did_you_mean
 from ..data.show import Grid, count, show_number, show_share
-from .answers import TOLERANCE, Apart, compare_answers, reason_of
+from .answers import TOLERANCE, Apart, Effects, compare_answers, reason_of
 from .slots import Predictor, Slot, Table
 
 # %% ../../nbs/70_serve/63_simulate.ipynb #64dacc97
@@ -93,6 +93,7 @@ class Sums:
     differing: int = 0
     total: float = 0.0
     largest: float = 0.0
+    effects: Effects = field(default_factory=Effects)  # what changes for whoever is answered
 
     def add(
         self,
@@ -107,6 +108,7 @@ class Sums:
             self.differing += apart.differ
             self.total += apart.distance
             self.largest = max(self.largest, apart.distance)
+            self.effects.note(apart)
 
     @property
     def share(self) -> float | None:
@@ -121,7 +123,7 @@ class Sums:
     def document(self) -> dict[str, Any]:
         "The sums as they stand in JSON"
         facts = {"records": self.records, "compared": self.compared, "differing": self.differing}
-        return {**facts, "mean_distance": self.mean, "largest_distance": self.largest}
+        return {**facts, **self.effects.document(), "mean_distance": self.mean, "largest_distance": self.largest}
 
 # %% ../../nbs/70_serve/63_simulate.ipynb #c3181638
 @dataclass
@@ -144,6 +146,13 @@ class Simulation:
         "Records that would have got another answer at a step"
         return sum(sums.differing for sums in self.by_step[step].values())
 
+    def effects(
+        self,
+        step: int,  # from 0
+    ) -> Effects:
+        "Labels that would flip at a step, and relative errors, among all its records"
+        return _sum(self.by_step[step].values()).effects
+
     def seconds(
         self,
         step: int,
@@ -162,7 +171,9 @@ class Simulation:
         said = [f"{count(self.records, 'record')} of {count(self.users, 'user')}."]
         for step in range(len(self.steps)):
             shares = ", ".join(f"{arm} {100 * share:.3g} %" for arm, share in self.steps[step].items())
-            said.append(f"{shares}: {show_share(self.changed(step), self.records)} answers would be other ones.")
+            said.append(
+                f"{shares}: {show_share(self.changed(step), self.records)} answers would be other ones; {self.effects(step).words}."
+            )
         said += [f"Segment '{segment}' is answered by '{arm}' at every step." for segment, arm in self.routed.items()]
         for arm, asked in self.asked.items():
             for reason, number in asked.reasons.most_common(3):
@@ -192,13 +203,25 @@ class Simulation:
 
     def _arms(self) -> Grid:
         everybody = {arm: _sum(segment[arm] for segment in self.by_segment.values()) for arm in self.asked}
-        head = ["arm", "version", "answers", "other answers", "mean distance", "largest", "failed", "µs per record"]
+        head = [
+            "arm",
+            "version",
+            "answers",
+            "other answers",
+            "of them",
+            "mean distance",
+            "largest",
+            "failed",
+            "µs per record",
+        ]
         rows: list[list[Any]] = [
             [
                 arm,
                 one.predictor.version,
                 one.said,
-                *_apart(sums),
+                _apart(sums)[0],
+                sums.effects.words or "–",
+                _apart(sums)[1],
                 show_number(sums.largest, 3),
                 one.failed,
                 _micro(one.each),
@@ -206,7 +229,7 @@ class Simulation:
             for arm, one in self.asked.items()
             for sums in (everybody[arm],)
         ]
-        return Grid("If all records were answered by one arm", head, rows, [*head[3:6], head[-1]])
+        return Grid("If all records were answered by one arm", head, rows, [head[3], *head[5:7], head[-1]])
 
     def _segments(self) -> Grid:
         head = ["segment", "arm", "records", "other answers", "mean distance"]
@@ -225,6 +248,7 @@ class Simulation:
                 "shares": self.steps[place],
                 "arms": {arm: {**sums.document(), "users": sums.users} for arm, sums in step.items()},
                 "changed": self.changed(place),
+                **self.effects(place).document(),
                 "seconds_per_record": self.seconds(place),
             }
             for place, step in enumerate(self.by_step)
@@ -253,6 +277,7 @@ def _sum(parts: Iterable[Sums]) -> Sums:
         for name in ("records", "users", "compared", "differing", "total"):
             setattr(whole, name, getattr(whole, name) + getattr(part, name))
         whole.largest = max(whole.largest, part.largest)
+        whole.effects.add(part.effects)
     return whole
 
 

@@ -79,6 +79,7 @@ class Logged(msgspec.Struct):
     predictions: list[dict[str, Any]]
     seconds: float  # since the request began
     explained: bool
+    user: str = ""  # by whom the release routed; empty where it did not
 
 # %% ../../nbs/70_serve/06_slots.ipynb #f6ce1baf
 class Splitter:
@@ -132,6 +133,7 @@ class Table:
         self._splitter = Splitter({slot.arm: slot.weight for slot in slots}, salt)
         alone = len(slots) == 1 or not any(slot.weight > 0 for slot in slots)
         self._sure = self.base if alone else self.arms.get(self._splitter.sure)
+        self.by_user = self._sure is None  # whether it matters who asks
         self.lead = self._sure or self.base  # whose fields the service describes: after a switch the new version's
 
     def __repr__(self) -> str:

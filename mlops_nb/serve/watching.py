@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..core.errors import UsageError
 from ..core.settings import Settings
 from ..registry.rollout import RUNNING, abort, finish, history, is_due, need_standing, standing, step
 from .conditions import USUAL, USUAL_SHADOW
@@ -69,6 +70,13 @@ def compare_labels(
     from mlops_nb.serve.sequential import compare_arms
 
     state = began_of(ledger, need_standing(ledger, model))
+    if state["kind"] == "shadow":
+        hint = (
+            f"How far its answers differ: mlops-nb release status {model}; before a share: mlops-nb release simulate."
+        )
+        raise UsageError(
+            f"The shadow of {model} answers nobody, so no label will ever be its own to be tested by.", hint
+        )
     found = tallies(settings, state)
     goal = "less" if any(tally.squares is not None for tally in found.values()) else "more"
     return compare_arms(found, alpha=alpha, goal=goal)

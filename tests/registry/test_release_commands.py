@@ -5,7 +5,9 @@ from registry_support import make_project, package, people, register
 from support import Project
 
 from mlops_nb.core.ledger import Ledger
-from mlops_nb.registry.releases import why_stopped
+from mlops_nb.core.settings import load_settings
+from mlops_nb.registry.releases import pointed, why_stopped
+from mlops_nb.serve.events import ServingEvents, events_path
 
 TABLE = people()
 
@@ -76,3 +78,39 @@ def test_what_is_wrong_is_said(project, words, expected):
     done = project.call("mlops-nb", "release", *words)
     assert done.returncode == 2
     assert expected in done.stdout + done.stderr
+
+
+def test_a_refusal_is_shown_with_its_reason_until_the_servers_are_asked_again(project):
+    settings = load_settings(project.folder)
+    name = pointed(project.workspace / "releases" / "churn")
+    told = {"model": "churn", "standing": "release 000001-5d goes on", "worker": "17", "reason": "no key trusts it"}
+    audit = ServingEvents(events_path(settings))
+    audit.add("release.refused", release="000000-older", **told)
+    assert project.json("release", "status")["refusal"] is None
+    audit.add("release.refused", release=name, **told)
+    found = project.json("release", "status")
+    assert (found["refusal"]["reason"], found["refusal"]["release"]) == ("no key trusts it", name)
+    shown = project.call("mlops-nb", "release", "status").stdout
+    assert "refused by the servers" in shown and "mlops-nb release retry churn" in shown
+    again = project.json("release", "retry", "churn", "--reason", "key trusted")
+    assert (again["release"], again["noted"]) == (name, True)
+    now = project.json("release", "status")
+    assert now["refusal"] is None and now["refused"][-1]["release"] == name, "asked again, and what was is on record"
+    assert (now["history"][0]["what"], now["history"][0]["why"]) == ("ask servers again", "key trusted")
+
+
+def test_the_history_tells_of_stops(project):
+    project.json("release", "stop", "churn", "--reason", "wrong prices")
+    project.json("release", "again", "churn", "--reason", "mended")
+    ServingEvents(events_path(load_settings(project.folder))).add(
+        "release.asked", "mia", action="stop", model="churn", reason="over the service", request_id="a1"
+    )
+    told = [(one["what"], one["why"]) for one in project.json("release", "status")["history"][:3]]
+    assert told == [("stop", "over the service"), ("answer again", "mended"), ("stop", "wrong prices")]
+
+
+def test_a_shadow_is_not_tested_by_labels(project):
+    project.json("release", "start", "churn:1", "--shadow")
+    done = project.call("mlops-nb", "release", "test", "churn")
+    project.json("release", "abort", "churn")
+    assert done.returncode == 2 and "The shadow of churn answers nobody" in done.stdout + done.stderr

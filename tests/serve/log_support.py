@@ -36,4 +36,5 @@ def logged(name: str, rows: list[Any], features: dict[str, str], version: int = 
         predictions=[{**ANSWER, **answer}] * len(rows),
         seconds=0.002,
         explained="reasons" in answer,
+        user="",
     )

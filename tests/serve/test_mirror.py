@@ -2,15 +2,20 @@
 
 import asyncio
 import json
+import math
 import multiprocessing
 import threading
 import time
 from statistics import median
 from types import SimpleNamespace
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlops_nb.core.errors import StorageError
+from mlops_nb.serve.answers import Effects, compare_answers
 from mlops_nb.serve.app import App
 from mlops_nb.serve.differences import Counts, Difference, DifferenceStore, read_differences
 from mlops_nb.serve.meter import Meter
@@ -228,3 +233,39 @@ def test_the_application_offers_what_it_answered(tmp_path):
     (one,) = read_differences(tmp_path, "churn").pairs[0].examples
     assert (one.request_id, one.shadow["prediction"]) == ("order-1", "yes")
     assert counted(app.meter) == {"differs": 1}
+
+
+def test_flipped_labels_are_told_beside_what_differs(tmp_path):
+    """A probability that moved beyond the tolerance is another answer; few of them tell anybody something else."""
+    mirror, to = ShadowMirror(Meter(), tmp_path), table(Chance("x", shift=0.1))
+    for number in range(8):
+        offer(mirror, to, number / 10 + 0.16, name=f"r{number}")
+    mirror.close()
+    (pair,) = read_differences(tmp_path, "churn", 8).pairs
+    assert (pair.counts.differs, pair.counts.effects.classes, pair.counts.effects.flips) == (8, 8, 1)
+    assert "8 of 8 (100.0 %) requests differ; label flips 1 of 8 (12.5 %)" in pair.words
+    assert pair.document()["label_flips"] == 1 and "relative_error" not in pair.document()
+
+
+def test_counts_of_an_earlier_version_are_read(tmp_path):
+    (tmp_path / "churn-8.json").write_text('{"7": {"same": 3, "differs": 1, "records": 4, "records_differing": 1}}')
+    (pair,) = read_differences(tmp_path, "churn").pairs
+    assert "label flips" not in pair.words and pair.counts.effects.classes == 0, "that was not counted then"
+
+
+@given(st.lists(st.floats(0, 3), min_size=1, max_size=60), st.lists(st.floats(0, 3), max_size=60))
+def test_quantiles_of_relative_errors_are_right_to_a_tenth(here, there):
+    """Counted by two workers, added up, and written down in between."""
+    parts = [Effects(), Effects()]
+    for part, errors in zip(parts, (here, there), strict=True):
+        for error in errors:
+            part.note(compare_answers({"prediction": 1000.0}, {"prediction": 1000.0 * (1 - error)}))
+    whole = msgspec.json.decode(msgspec.json.encode(parts[0]), type=Effects)
+    whole.add(parts[1])
+    known = sorted(
+        compare_answers({"prediction": 1000.0}, {"prediction": 1000.0 * (1 - error)}).distance
+        for error in [*here, *there]
+    )
+    for share in (0.5, 0.95, 0.99):
+        exact = known[max(0, math.ceil(share * len(known)) - 1)]
+        assert exact - 2e-6 <= whole.quantile(share) <= exact * 1.1001 + 2e-6

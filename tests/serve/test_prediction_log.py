@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from log_support import logged
 from serve_support import environment, make_project, release, serving
 
+from mlops_nb.core.errors import UsageError
 from mlops_nb.core.settings import load_settings
 from mlops_nb.serve.app import App
 from mlops_nb.serve.compaction import compact
@@ -23,9 +24,11 @@ from mlops_nb.serve.feedback import Feedback, Item
 from mlops_nb.serve.housekeeping import Keeping
 from mlops_nb.serve.prediction_log import FOLDER, PredictionLog
 from mlops_nb.serve.predictions import predictions
+from mlops_nb.serve.rehearsal import past
 from mlops_nb.serve.replay import replay
 from mlops_nb.serve.request_ids import fresh_id, moment_of
-from mlops_nb.serve.slots import Slots, only
+from mlops_nb.serve.retention import forget
+from mlops_nb.serve.slots import Slot, Slots, Table, only
 
 RECORD = {"age": 41, "account balance": 120.5, "married": True, "job": "clerk", "since": "2021-03-01"}
 SENT = {**RECORD, "since": "2021-03-01T00:00:00"}
@@ -266,3 +269,82 @@ def test_a_misspelt_personal_feature_stops_the_start(served_project, monkeypatch
     with pytest.raises(StartError, match="personal names 'jobb', which is no feature") as raised:
         make_service()
     assert "Did you mean 'job'?" in str(raised.value)
+
+
+def in_two(slots):
+    """Two arms with half of the users each, the same model behind both."""
+    base = slots.table().base.predictor
+    arms = [Slot(base.model, 1, base.digest, 2, arm, 0.5, base) for arm in ("champion", "challenger")]
+    slots.use(Table(arms, salt="spring"))
+
+
+def stored(folder):
+    """All bytes of the log."""
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def test_whom_a_release_routes_by_is_stored_as_a_salted_hash(serve):
+    ask, kept, project = serve()
+    mia, noah = {"x-user-id": "mia@example.org"}, {"x-user-id": "noah"}
+    ask("/predict", RECORD, **mia)  # one arm: who asks does not matter
+    in_two(kept.slots)
+    for headers in (mia, noah, mia, {}):
+        ask("/predict", [RECORD, RECORD], **headers)
+    for compacted in (False, True):
+        if compacted:
+            kept.log.close()
+            compact(kept.log.folder)
+        assert b"mia@example.org" not in stored(kept.log.folder)
+        users = [one.user for one in replay(project.workspace.path, "churn")]
+        assert users[0] == users[7] == users[8] == ""
+        assert users[1] == users[2] == users[5] == users[6] != users[3] == users[4] != ""
+        asked_by = [user for user, _, _ in past(project, "churn")]
+        assert len(set(asked_by)) == 5, "two users, and three records of nobody"
+    table = predictions("churn", settings=project)
+    assert table["user_hash"].notna().sum() == 6
+    assert forget(kept.log.folder, users=["mia@example.org"]) == 4
+    assert len(predictions("churn", settings=project)) == 5
+
+
+def test_a_user_that_is_personal_is_not_stored_at_all(serve):
+    ask, kept, project = serve(personal="x-user-id")
+    in_two(kept.slots)
+    ask("/predict", RECORD, **{"x-user-id": "mia"})
+    assert [one.user for one in replay(project.workspace.path, "churn")] == [""]
+    assert not list(kept.log.folder.glob("*.salt"))
+
+
+def test_what_is_being_written_is_forgotten_at_once(serve):
+    ask, kept, project = serve()
+    kept.keeper.start()
+    first, second = (ask("/predict", RECORD).json()["request_id"] for _ in range(2))
+    began = time.monotonic()
+    assert forget(kept.log.folder, [first]) == 1
+    assert time.monotonic() - began < 5
+    assert [one.request_id for one in replay(project.workspace.path, "churn")] == [second]
+    assert first.encode() not in stored(kept.log.folder)
+    ask("/predict", RECORD)
+    assert len(predictions("churn", settings=project)) == 2, "the next answer began a new segment"
+    kept.close()
+
+
+def test_a_process_that_gives_nothing_away_is_named(serve):
+    ask, kept, _ = serve()
+    ask("/predict", RECORD)
+    with pytest.raises(UsageError, match="A segment is being written"):
+        forget(kept.log.folder, ["r1"], patience=0.3)
+
+
+def test_a_limit_says_how_many_there_were(serve):
+    ask, kept, project = serve()
+    for age in range(6):
+        ask("/predict", [{**RECORD, "age": 30 + age}] * 2)
+        if age == 3:
+            kept.log.close()
+            compact(kept.log.folder)
+    some = predictions("churn", limit=5, settings=project)
+    assert some.total == 12 and "5 of 12 predictions" in repr(some) and "5 of 12 predictions" in some._repr_html_()
+    assert "12 predictions" in repr(predictions("churn", settings=project))
+    assert predictions("churn", version=1, limit=3, settings=project).total == 12
+    assert predictions("churn", labelled=False, limit=3, settings=project).total == 12
+    assert predictions("churn", since="1d", limit=12, settings=project).total is None

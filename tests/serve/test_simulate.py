@@ -148,3 +148,26 @@ def test_a_released_model_is_simulated(tmp_path):
     assert "By segment" in page
     assert "µs per record" in page
     assert json.loads(json.dumps(found.document()))["steps"][0]["shares"] == {"champion": 0.5, "again": 0.5}
+
+
+class Price(Line):
+    """A model of one number that answers with a number."""
+
+    def __init__(self, version, factor):
+        super().__init__(version)
+        self.factor = factor
+
+    def predict(self, records):
+        return [{"prediction": self.factor * value} for value in records.columns["x"]]
+
+
+def test_flips_and_relative_errors_are_told_by_name():
+    moved = simulate(past(), [{"b": 1.0}], {"champion": Line(7), "b": Line(8, 0.3)})
+    step = moved.document()["steps"][0]
+    assert step["label_flips"] == step["arms"]["b"]["label_flips"] == moved.changed(0) == 400
+    assert "400 of 2,000 (20.0 %) answers would be other ones; label flips 400 of 2,000 (20.0 %)." in moved.words[1]
+    prices = simulate(past(), [{"b": 1.0}], {"champion": Price(7, 1.0), "b": Price(8, 0.9)})
+    step = prices.document()["steps"][0]
+    assert "label_flips" not in step
+    assert step["relative_error"]["p95"] == pytest.approx(0.1, rel=0.1)
+    assert "relative error p50" in prices.words[1] and "relative error p50" in repr(prices)
