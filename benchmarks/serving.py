@@ -197,22 +197,26 @@ class Running:
         top = psutil.Process(self.process.pid)
         return [top, *top.children(recursive=True)]
 
+    def each(self) -> dict[int, float]:
+        """CPU seconds so far of each process of the tree, by id; with those of its children that have ended."""
+        found = {}
+        for one in self.tree():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found[one.pid] = sum(one.cpu_times()[:4])
+        return found
+
     def cpu(self) -> float:
         """CPU seconds of the tree so far."""
-        return sum(sum(one.cpu_times()[:2]) for one in self.tree())
-
-    def worker(self) -> psutil.Process:
-        """The process that answers: the one that took the most CPU."""
-        return max(self.tree(), key=lambda one: sum(one.cpu_times()[:2]))
+        return sum(self.each().values())
 
     def memory(self) -> float:
-        """Private megabytes of the worker."""
-        return self.worker().memory_full_info().uss / 2**20
+        """Private megabytes of the worker: the process that took the most CPU."""
+        each = self.each()
+        return psutil.Process(max(each, key=each.__getitem__)).memory_full_info().uss / 2**20
 
     def ask(self, seconds: float, connections: int) -> dict[str, float]:
         """One round of load: requests per second, CPU microseconds per request, milliseconds at the 50th and 99th."""
-        peer, spent, worker = self.peer, self.cpu(), self.worker()
-        alone = sum(worker.cpu_times()[:2])
+        peer, before = self.peer, self.each()
         head = f"POST {peer.path} HTTP/1.1\r\nhost: x\r\ncontent-type: {peer.media}\r\naccept: {peer.accept}\r\n"
         head += f"authorization: Bearer {peer.key}\r\n" if peer.key else ""
         sent = head.encode() + b"content-length: %d\r\n\r\n" % len(peer.body) + peer.body
@@ -221,9 +225,9 @@ class Running:
         if done.returncode:
             raise RuntimeError(f"{peer.name}: {done.stderr.decode()[-1000:]}\n{self.log.read_text()[-1000:]}")
         told = json.loads(done.stdout)
-        alone = sum(worker.cpu_times()[:2]) - alone
+        spent = [seconds - before.get(pid, 0.0) for pid, seconds in self.each().items()]
         per_request = 1e6 / told["count"]
-        return {**told, "cpu": (self.cpu() - spent) * per_request, "worker": alone * per_request}
+        return {**told, "cpu": sum(spent) * per_request, "worker": max(spent) * per_request}
 
     def stop(self) -> None:
         """End the tree."""

@@ -101,10 +101,9 @@ class Access:
         credential = credential_of(headers)
         if len(credential) > LONGEST:
             self._refuse(431, TOO_LONG, "too long", Asked(scope, client, request))
-        is_key = credential.startswith(KEY)
-        known = self._keys.get(sha256(credential).digest()) if is_key else self._tokens.get(credential)
+        known = self._remembered(credential)
         if known is None or known.expires <= time.time():
-            known = await self._unknown(credential, is_key, Asked(scope, client, request))
+            known = await self._unknown(credential, credential.startswith(KEY), Asked(scope, client, request))
         if known.bucket is not None and (wait := known.bucket.take(clock)):
             name = known.caller.name
             told = too_many(known.bucket, wait, f"{name} asked more often than {known.bucket.rate}")
@@ -112,6 +111,24 @@ class Access:
         if scope and scope not in known.caller.scopes:
             self.require(known.caller, scope, client, request)
         return known.caller
+
+    def recognize(
+        self,
+        headers: dict[bytes, bytes],
+        scope: str,  # that the route needs
+    ) -> Caller | None:
+        "A caller who is known and may do this now; None where `admit` has to look closer, which then counts the request"
+        clock, credential = time.monotonic(), credential_of(headers)
+        if clock >= self._due or len(credential) > LONGEST:
+            return None
+        known = self._remembered(credential)
+        if known is None or known.expires <= time.time() or scope not in known.caller.scopes:
+            return None
+        return None if known.bucket is not None and known.bucket.take(clock) else known.caller
+
+    def _remembered(self, credential: bytes) -> Known | None:
+        is_key = credential.startswith(KEY)
+        return self._keys.get(sha256(credential).digest()) if is_key else self._tokens.get(credential)
 
     def require(self, caller: Caller, scope: str, client: str, request: str = "") -> None:
         "A `Problem` when a caller does not have a scope"

@@ -65,6 +65,10 @@ class Admission(Protocol):
         "The caller, or a `Problem`; an empty scope is anybody who is known"
         ...
 
+    def recognize(self, headers: dict[bytes, bytes], scope: str) -> Caller | None:
+        "The caller, if he is known already and may do this; None where `admit` has to look closer"
+        ...
+
     def require(self, caller: Caller, scope: str, client: str, request: str = "") -> None:
         "A `Problem` when a caller does not have a scope"
         ...
@@ -234,14 +238,21 @@ class App:
             if route is None and (call.path in BEHIND or call.path.startswith(STATIC)):
                 return await ask_behind(self.behind, asgi, call)
             return await self.find(place, call).handler(call)
-        except Problem as problem:
-            answer = as_problem(problem, call.name)
         except Gone:
             raise
-        except Exception:
+        except Exception as error:
+            return self.failed(call, error)
+
+    def failed(
+        self,
+        call: Call,
+        error: Exception,  # that is being handled
+    ) -> Answer:
+        "The answer where there is none: a problem; what is no client's mistake is logged"
+        if not isinstance(error, Problem):
             logger.exception("request %s to %s failed", call.name, call.path)
-            problem = Problem(500, "The request could not be answered; the server's log says why.")
-            answer = as_problem(problem, call.name)
+            error = Problem(500, "The request could not be answered; the server's log says why.")
+        answer = as_problem(error, call.name)
         if answer.status >= 500:
             answer.slot = call.slot  # counted as a failure of the version that was to answer
         return answer
@@ -265,9 +276,7 @@ class App:
         asked = Asked(check_media(call.headers, TAKEN), wanted_media(call.headers, OFFERED), most)
         self.intake.check()
         body = await self.intake.body(lambda: read_body(call.headers, call.receive, self.max_body))
-        segment = unquote(call.header(SEGMENT)) if table.segments and not table.by else ""
-        slot = table.pick(call.header(USER) or call.name, segment)
-        call.slot = slot
+        slot = self.choose(table, call)
         if asked.quick and len(body) <= slot.inline:
             records = slot.predictor.reader.read_quickly(body)
             if records is not None:
@@ -277,6 +286,12 @@ class App:
             return await self.intake.run(place, self.work, table, call, slot, body, asked)
         finally:
             self.intake.leave(place)
+
+    def choose(self, table: Table, call: Call) -> Slot:
+        "The slot that is to answer a call, as far as its head says"
+        segment = unquote(call.header(SEGMENT)) if table.segments and not table.by else ""
+        call.slot = table.pick(call.header(USER) or call.name, segment)
+        return call.slot
 
     def work(self, table: Table, call: Call, slot: Slot, body: bytes, asked: "Asked") -> Answer:
         "From the body of a request to its answer, in a thread"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Scope', 'Receive', 'Send', 'Application', 'DRAINED', 'JSON', 'REQUEST_ID', 'encode', 'Whole', 'WHOLE', 'USUAL',
            'ANYBODY', 'Gone', 'read_body', 'headers_of', 'check_media', 'wanted_media', 'request_id', 'Answer',
-           'as_json', 'as_problem', 'send_answer', 'Caller', 'Call', 'Route']
+           'as_json', 'as_problem', 'head_of', 'send_answer', 'Caller', 'Call', 'Route']
 
 # %% ../../nbs/70_serve/02_call.ipynb #9699a8fa
 import re
@@ -167,11 +167,17 @@ USUAL = {
 }
 
 
-def _head(answer: Answer, name: str, secure: bool) -> bytes:
-    "The lines of the head of an answer that has no headers of its own"
-    size = len(answer.content)
+def head_of(
+    answer: Answer,
+    name: str,  # of the request
+    secure: bool = False,  # whether it goes over TLS
+) -> bytes:
+    "The lines of the head of an answer, each with its end"
+    size, own = len(answer.content), answer.headers
     known = b"content-type: %s\r\ncontent-length: %d\r\nx-request-id: %s\r\n" % (answer.media, size, name.encode())
-    return known + USUAL[secure]
+    if not own:
+        return known + USUAL[secure]
+    return known + b"".join(b"%s: %s\r\n" % header for header in (*own, *security_headers(own, secure)))
 
 
 async def send_answer(
@@ -187,7 +193,7 @@ async def send_answer(
         whole
         and with_content
         and not answer.headers
-        and whole(answer.status, _head(answer, name, secure), answer.content)
+        and whole(answer.status, head_of(answer, name, secure), answer.content)
     ):
         return
     headers = [

@@ -86,9 +86,14 @@ class Intake:
         self._working: set[Place] = set()
         self._limits: set[_Limit] = set()
 
+    @property
+    def full(self) -> bool:
+        "Whether there is no place"
+        return self.inside + self.unbegun >= self.limit
+
     def check(self) -> None:
         "Raise a `Problem` when there is no place, before a body is read for nothing"
-        if self.inside + self.unbegun >= self.limit:
+        if self.full:
             self.meter.shed("queue")
             raise Problem(503, "The server has more requests than it can answer. Try again in a second.", headers=RETRY)
 

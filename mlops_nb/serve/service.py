@@ -38,6 +38,7 @@ from ..registry.verify import NotVerified, verify_arm
 from .access import access_of
 from .admin import Admin
 from .app import App, Application
+from .at_once import AtOnce
 from .decisions import DecisionLog
 from .events import BoundedEvents, ServingEvents, events_path
 from .following import Ballot, Follower
@@ -227,6 +228,7 @@ class PredictionService(BentoService[Predictions]):
         app = App(behind, follower.slots, serving.max_body, worker.intake, **parts, **watch)
         app.mirror = mirror = ShadowMirror(app.meter, settings.workspace.path / "shadows")
         app.closing += [follower, mirror, kept]
+        worker.wire.at_once = AtOnce(app)
         kept.begin(app.meter)
         gc.collect()
         gc.freeze()  # what is loaded by now stays: no later collection need look at it
