@@ -203,8 +203,8 @@ class Link:
     def run_many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
         "Execute one for each row, in as few journeys as possible"
         with self._errors():
-            values = ([stored(value) for value in row] for row in rows)
-            self.connection.cursor().executemany(translate(statement), values)
+            if values := [[stored(value) for value in row] for row in rows]:
+                self.connection.cursor().executemany(translate(statement), values)
 
     def load(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         "Enter many rows in one statement"
