@@ -15,8 +15,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .shared import take_away, unreached
-
 from ..core.errors import Busy, StorageError
 from ..core.faults import point
 from ..core.ledger import Ledger
@@ -27,6 +25,7 @@ from ..core.settings import Settings
 from ..core.store import DIGEST
 from ..pipeline.record import RESULT, RUN, read_record
 from .bento_store import delete_copy
+from .shared import take_away, unreached
 
 # %% ../../nbs/60_registry/08_collect.ipynb #045eed56
 DAY = 86400.0

@@ -10,8 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .shared import forget_run
-
 from ..core.errors import Busy, UsageError
 from ..core.faults import point
 from ..core.ledger import Ledger
@@ -21,6 +19,7 @@ from ..core.settings import Settings
 from ..pipeline.record import keep_registry, keep_run, read_record
 from .collect import delete, hold, keep_away, objects_of, scratch_folders, size_of
 from .releases import Release, generations
+from .shared import forget_run
 
 # %% ../../nbs/60_registry/20_delete.ipynb #4342c5ee
 class Files(NamedTuple):

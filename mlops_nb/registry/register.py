@@ -19,7 +19,7 @@ from ..core.files import atomic_write, make_folder
 from ..core.hashing import sha256_bytes, sha256_file
 from ..core.locks import FileLock
 from ..core.settings import Settings
-from ..core.shared import store_of
+from ..core.shared import local_copy, share, store_of
 from ..pipeline.statcache import StatCache
 from .approvals import read_approvals, runner
 from .bento_store import compare, model_folder, save_model
@@ -38,6 +38,7 @@ from .keys import trusted_keys
 from .packages import PackageFile
 from .paired import paired_scores
 from .releases import Arm, Document, Release, generations, is_current, publish
+from .shared_releases import pull_release, push_release
 from .verify import NotVerified, signature_state
 from .versions import CHAMPION, KEPT, verdict_of
 
@@ -277,6 +278,8 @@ def release_champion(
     recipients = chosen_recipients(registrar.settings, registrar.ledger, name)
     lock = FileLock(make_folder(registrar.releases) / ".lock")
     with lock, registrar.ledger.acting(f"model {name}"):  # whoever moved the alias last asks last
+        if pull_release(registrar.settings, name):
+            local_copy(registrar.settings, f"releases/{REQUIREMENTS}")
         while not _is_released(registrar, name, recipients, alone):
             if _publish(registrar, name, recipients, hurry):
                 break
@@ -294,7 +297,9 @@ def _publish(registrar: Registrar, name: str, recipients: tuple[str, ...], hurry
         return False
     generation = registrar.ledger.add_release(name, document.digest(), document.content())
     point("before-publish")
-    publish(registrar.releases, document._replace(generation=generation), contents)
+    folder = publish(registrar.releases, document._replace(generation=generation), contents)
+    share(registrar.settings, [f"releases/{REQUIREMENTS}"])
+    push_release(registrar.settings, folder)
     point("after-publish")
     return True
 
