@@ -48,6 +48,7 @@ class PostgresExecute(Execute):
     def load(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         "Enter many rows, which may refer to rows that come later"
         self.link.load(table, columns, rows)
+        self.link.run(f'ANALYZE "{table}"')  # else the planner takes it for empty until the server looks by itself
 
     def stream(self, query: str) -> Iterator[tuple[Any, ...]]:
         "The rows of a query, which need not fit into memory"
