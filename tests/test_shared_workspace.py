@@ -45,7 +45,7 @@ def machines(store, tmp_path_factory):
 @pytest.fixture(scope="module")
 def ran(machines):
     one, two = machines
-    document = one.run()
+    document = one.run("-p", "train.model=logistic")  # the fastest
     (two.workspace / "keys").mkdir()
     shutil.copy(one.workspace / "keys" / "trusted.json", two.workspace / "keys" / "trusted.json")  # as a person does
     return document
@@ -53,7 +53,7 @@ def ran(machines):
 
 def test_another_machine_reuses_a_whole_run_and_releases_nothing_anew(machines, ran):
     _, two = machines
-    again = two.run()
+    again = two.run("-p", "train.model=logistic")
     assert set(states(again).values()) == {"cached"} and gives(again) == gives(ran)
     assert [(m["name"], m["version"], m["digest"]) for m in again["models"]] == [
         (m["name"], m["version"], m["digest"]) for m in ran["models"]
@@ -67,9 +67,7 @@ def test_what_another_machine_made_is_checked_compared_and_told(machines, ran):
     checked = two.json("fsck")
     assert checked["ok"], checked["findings"]
     assert two.json("logs", ran["run"])["steps"]
-    name = ran["models"][0]["name"]
-    assert two.json("models", "check", f"{name}:1")
-    assert two.json("lineage", ran["models"][0]["digest"])
+    assert [model["signature"] for model in two.json("models")["models"]] == ["signed"]
 
 
 def test_another_machine_serves_it_and_follows_what_is_stopped_there(machines, ran, store):
