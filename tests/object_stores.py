@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import itertools
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ def moto() -> Iterator[str]:
     """moto, a stand-in for S3; yields its address."""
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:

@@ -160,10 +160,12 @@ def abort(values: Any, screen: Terminal) -> Answer:
 def stop(values: Any, screen: Terminal) -> Answer:
     "`mlops-nb release stop [MODEL] --reason TEXT`"
     from mlops_nb.registry.releases import stop_answers
+    from mlops_nb.registry.shared_releases import push_stop
 
     settings = load_settings()
     model = _named(settings, values)
     stop_answers(settings.workspace.path / "releases", model, values.reason or "")
+    push_stop(settings, model)
     noted = _note_stop(settings, model, "stop", values.reason)
     words = f"✓ {model} answers nobody within seconds. Take it back: mlops-nb release again {model}"
     document = {"schema": 1, "model": model, "stopped": values.reason, "noted": noted}
@@ -173,10 +175,12 @@ def stop(values: Any, screen: Terminal) -> Answer:
 def again(values: Any, screen: Terminal) -> Answer:
     "`mlops-nb release again [MODEL]`"
     from mlops_nb.registry.releases import answer_again
+    from mlops_nb.registry.shared_releases import push_stop
 
     settings = load_settings()
     model = _named(settings, values)
     was = answer_again(settings.workspace.path / "releases", model)
+    push_stop(settings, model)
     noted = _note_stop(settings, model, "again", values.reason) if was else False
     words = f"✓ {model} answers again within seconds." if was else f"{model} was not stopped."
     return Answer({"schema": 1, "model": model, "stopped": "", "noted": noted}, lambda screen: screen.line(words))

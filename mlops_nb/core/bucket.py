@@ -12,13 +12,12 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .answers import Answer, answer_of
-from .clients import CLIENTS, open_client
+from .clients import CLIENTS, moment_of, open_client
 from .errors import MlopsError, StorageError, UsageError
 from .files import atomic_write, make_folder, read_json, storage_errors, temporary_beside
 from .hashing import canonical_json
@@ -85,14 +84,6 @@ def persist(
 # %% ../../nbs/00_core/05_places_bucket.ipynb #6de0c2f0
 PROBE = "probes"  # folder of the objects that a bucket is proved with
 TRUST = 24 * 3600.0  # seconds that a proof is remembered
-
-
-def _moment(info: dict[str, Any]) -> float:
-    "When an object was last written"
-    found = info.get("LastModified") or info.get("updated") or info.get("last_modified") or info.get("mtime")
-    if isinstance(found, str):
-        found = datetime.fromisoformat(found.replace("Z", "+00:00"))
-    return found.timestamp() if isinstance(found, datetime) else float(found or 0)
 
 
 class Bucket(Place):
@@ -182,8 +173,7 @@ class Bucket(Place):
             return None
 
     def modified(self, name: str) -> float | None:
-        found = self._do(name, lambda: self._present(lambda: self.system.info(self._path(name))))
-        return _moment(found) if found and found["type"] == "file" else None
+        return self._do(name, lambda: self._present(lambda: self.client.modified(self.system, self._path(name))))
 
     def entries(self, prefix: str = "") -> Iterator[Entry]:
         top = f"{self.root}/{prefix.rpartition('/')[0]}".rstrip("/")
@@ -191,7 +181,7 @@ class Bucket(Place):
         for path, info in sorted(found.items()):
             name = path.removeprefix(f"{self.root}/")
             if name.startswith(prefix):
-                yield Entry(name, int(info["size"] or 0), _moment(info))
+                yield Entry(name, int(info["size"] or 0), moment_of(info))
 
     def delete(self, name: str) -> None:
         self._do(name, lambda: self._present(lambda: self.system.rm_file(self._path(name))))

@@ -20,6 +20,7 @@ from ..core.files import atomic_write, make_folder, sync_folder, temporary_besid
 from ..core.hashing import canonical_json, sha256_bytes
 from ..core.locks import FileLock
 from ..core.settings import Settings
+from ..core.shared import local_folder, share
 from ..pipeline.statcache import StatCache
 from .card import card_contents
 from .keyring import KIND, KeyRing, warn
@@ -102,11 +103,13 @@ def save_version(
     "See to it that the folder of a version is there, whole and signed"
     workspace = registrar.settings.workspace.path
     folder, document = version_folder(workspace, name, version), registrar.version_of(name, version)
+    local_folder(registrar.settings, f"{MODELS}/{name}/{version}")
     if _is_settled(registrar, folder, document, anew):
         return folder
     with FileLock(make_folder(workspace / MODELS) / ".lock"):
         if not _is_settled(registrar, folder, document, anew):
             _settle(registrar, folder, document)
+            share(registrar.settings, [f"{MODELS}/{name}/{version}/{path.name}" for path in sorted(folder.iterdir())])
     return folder
 
 

@@ -27,6 +27,7 @@ from .folder import check_signer
 from .promote import carry_out, overridden, prepare
 from .register import Registrar, release_champion
 from .releases import SEVERAL, Arm, Document, is_current, publish
+from .shared_releases import push_release
 from .versions import CHAMPION, find_version
 
 # %% ../../nbs/60_registry/26_rollout.ipynb #2bee61e4
@@ -170,7 +171,8 @@ def _publish(settings: Settings, ledger: "Ledger", state: dict[str, Any]) -> dic
         facts = {"segments": _segments(state), "by": state["by"], "salt": state["rollout"], "format": SEVERAL}
         document = document._replace(arms=tuple(arms), **facts)
         generation = ledger.add_release(model, document.digest(), document.content())
-        publish(registrar.releases, document._replace(generation=generation), contents)
+        folder = publish(registrar.releases, document._replace(generation=generation), contents)
+        push_release(settings, folder)
     for plain in plain_versions(registrar.releases / model) if recipients else ():
         shutil.rmtree(registrar.releases / model / plain)
     return {**state, "generation": generation}

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ONE_THREAD', 'logger', 'NOTE', 'CHOICE', 'keep_quiet', 'StartError', 'find_releases', 'standing_release',
-           'verified_releases', 'environment_of', 'is_worker', 'end_server', 'give_up', 'own_metrics_folder',
-           'Predictions', 'followed', 'PredictionService', 'listens', 'command_host', 'tell_reach', 'describe',
-           'TrainedImage', 'check_contents', 'image_of', 'check_personal', 'make_service']
+           'verified_releases', 'is_bento', 'environment_of', 'is_worker', 'end_server', 'give_up',
+           'own_metrics_folder', 'Predictions', 'followed', 'PredictionService', 'listens', 'command_host',
+           'tell_reach', 'describe', 'TrainedImage', 'check_contents', 'image_of', 'check_personal', 'make_service']
 
 # %% ../../nbs/70_serve/08_service.ipynb #29e2e963
 import atexit
@@ -34,11 +34,11 @@ from ..core.errors import MlopsError
 from ..core.settings import Settings, find_project, load_settings
 from ..registry.bento_store import bento_name
 from ..registry.releases import Release, choose_models, read_release, released_models
+from ..registry.shared_releases import Puller, first_look
 from ..registry.verify import NotVerified, verify_arm
 from .access import access_of
 from .admin import Admin
 from .app import App, Application
-from .at_once import AtOnce
 from .decisions import DecisionLog
 from .events import BoundedEvents, ServingEvents, events_path
 from .following import Ballot, Follower
@@ -76,6 +76,10 @@ def find_releases() -> tuple[Settings, list[Release]]:
     "The settings of the project around the current folder, and the releases of the models to serve, verified"
     try:
         settings = load_settings(project := find_project(), environment_of(project))
+        if is_bento(project):
+            settings = settings._replace(workspace=settings.workspace._replace(url=""))
+        elif not is_worker():
+            first_look(settings)
         return settings, verified_releases(settings, settings.serving.model)
     except MlopsError as error:
         raise StartError(str(error)) from None
@@ -105,12 +109,19 @@ def verified_releases(
     return found
 
 
+def is_bento(
+    project: Path,  # its root
+) -> bool:
+    "Whether a project is a Bento's copy, which serves its own release alone"
+    return (project.parent / "bento.yaml").is_file()
+
+
 def environment_of(
     project: Path,  # root of the project, or of a Bento's copy of it
 ) -> dict[str, str]:
     "The variables that may override settings: inside a Bento the release is the Bento's own, wherever runs are kept"
-    is_bento = (project.parent / "bento.yaml").is_file()
-    return {name: value for name, value in os.environ.items() if not (is_bento and name == "MLOPS_NB_WORKSPACE_PATH")}
+    own = is_bento(project)
+    return {name: value for name, value in os.environ.items() if not (own and name == "MLOPS_NB_WORKSPACE_PATH")}
 
 # %% ../../nbs/70_serve/08_service.ipynb #07df147c
 logger = logging.getLogger("bentoml.mlops_nb")
@@ -218,6 +229,7 @@ class PredictionService(BentoService[Predictions]):
         for table in follower.slots.tables.values():
             logger.info("%r is ready", table)
         follower.follow(worker.meter.seen)
+        (puller := Puller(settings)).begin()
         behind = cast(Application, super().to_asgi(*args, **kwargs))
         decisions = DecisionLog(settings.workspace.path / "decisions", serving.decisions)
         routes = kept.routes
@@ -227,8 +239,7 @@ class PredictionService(BentoService[Predictions]):
         watch: dict[str, Any] = {"watchers": worker.watchers, "worker": worker}
         app = App(behind, follower.slots, serving.max_body, worker.intake, **parts, **watch)
         app.mirror = mirror = ShadowMirror(app.meter, settings.workspace.path / "shadows")
-        app.closing += [follower, mirror, kept]
-        worker.wire.at_once = AtOnce(app)
+        app.closing += [follower, mirror, kept, puller]
         kept.begin(app.meter)
         gc.collect()
         gc.freeze()  # what is loaded by now stays: no later collection need look at it
@@ -288,8 +299,7 @@ def describe(release: Release) -> dict[str, Any]:
     "The OpenAPI document of a release, without loading its model"
     import json
 
-    arms = release.document.arms
-    arm = next((one for one in arms if one.weight == 1 and not one.shadow), arms[0])
+    arm = release.document.arms[0]
     schema, examples = (json.loads(release.read(f"{arm.folder}/{name}.json")) for name in ("schema", "examples"))
     example = as_sent(schema, examples[0]) if examples else typical_record(schema)
     return openapi(schema, example, release.document.model, arm.version)

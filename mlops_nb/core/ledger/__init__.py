@@ -89,7 +89,7 @@ class Ledger(
         subject: str,  # 'model churn'
     ) -> AbstractContextManager[Any]:
         "One act at a time on one subject, on any machine"
-        return self.database.holding(subject, patience=30)
+        return self.database.holding(f"registry of {subject}", patience=30)  # a name that no transaction locks
 
     def close(self) -> None:
         "Stop the heartbeat and close the connections"
