@@ -39,6 +39,7 @@ from ..registry.verify import NotVerified, verify_arm
 from .access import access_of
 from .admin import Admin
 from .app import App, Application
+from .at_once import AtOnce
 from .decisions import DecisionLog
 from .events import BoundedEvents, ServingEvents, events_path
 from .following import Ballot, Follower
@@ -240,6 +241,7 @@ class PredictionService(BentoService[Predictions]):
         app = App(behind, follower.slots, serving.max_body, worker.intake, **parts, **watch)
         app.mirror = mirror = ShadowMirror(app.meter, settings.workspace.path / "shadows")
         app.closing += [follower, mirror, kept, puller]
+        worker.wire.at_once = AtOnce(app)
         kept.begin(app.meter)
         gc.collect()
         gc.freeze()  # what is loaded by now stays: no later collection need look at it
@@ -299,7 +301,8 @@ def describe(release: Release) -> dict[str, Any]:
     "The OpenAPI document of a release, without loading its model"
     import json
 
-    arm = release.document.arms[0]
+    arms = release.document.arms
+    arm = next((one for one in arms if one.weight == 1 and not one.shadow), arms[0])
     schema, examples = (json.loads(release.read(f"{arm.folder}/{name}.json")) for name in ("schema", "examples"))
     example = as_sent(schema, examples[0]) if examples else typical_record(schema)
     return openapi(schema, example, release.document.model, arm.version)
