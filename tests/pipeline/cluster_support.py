@@ -100,7 +100,7 @@ def ran(project: Project) -> list[str]:
 
 def begun(project: Project, name: str, count: int = 1) -> None:
     """Wait until a step has begun so many times."""
-    wait_for(lambda: ran(project).count(name) >= count, 60)
+    wait_for(lambda: ran(project).count(name) >= count, 90)
 
 
 def note(name: str) -> str:

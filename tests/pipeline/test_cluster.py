@@ -85,7 +85,10 @@ def test_children_of_a_sweep_run_there(cluster: Cluster, tmp_path: Path):
     project = on(churn(tmp_path / "there"), cluster.address)
     there = project.run(sweep={"scale.scale": [1, 2, 3]})
     assert there.exit_code == 0, there.document
-    tops = [sorted(s["artifacts"]["metrics"]["sha256"] for s in r.document["steps"] if s["step"] == "scale") for r in (here, there)]
+    tops = [
+        sorted(s["artifacts"]["metrics"]["sha256"] for s in r.document["steps"] if s["step"] == "scale")
+        for r in (here, there)
+    ]
     assert tops[0] == tops[1] and len(set(tops[0])) == 3
     assert {step["worker"] for step in there.document["steps"] if step["state"] == "done"} == {"w0", "w1"}
 
@@ -112,7 +115,7 @@ def test_a_search_prunes_there(cluster: Cluster, tmp_path: Path):
 
 @pytest.fixture
 def far(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
-    """Let workers see neither project nor workspace, as if they were other machines; what they share with the runner."""
+    """Let workers see neither project nor workspace, as on other machines; the place that all share."""
     shared, usual = Folder(tmp_path / "shared"), elsewhere.order_of
 
     def order(*words: Any, **facts: Any) -> dict[str, Any]:
@@ -143,7 +146,9 @@ def test_secrets_travel_as_references(cluster: Cluster, tmp_path: Path, monkeypa
     secret = '#| parameters\nplace: Secret = "env:CHURN_PLACE"  # where'
     wait = "import os, time\nwhile not os.path.exists('enough'): time.sleep(0.02)"
     told = "from mlops_nb import secret\nprint('it is', secret(place))\nos.system(f'echo past {secret(place)}')"
-    project.step("10_ask", "from mlops_nb import Secret", secret, note("ask"), wait, told, "flow.size = len(secret(place))")
+    project.step(
+        "10_ask", "from mlops_nb import Secret", secret, note("ask"), wait, told, "flow.size = len(secret(place))"
+    )
     runner = project.start()
     begun(project, "ask")
     with cluster.client() as client:
@@ -161,10 +166,10 @@ def test_secrets_travel_as_references(cluster: Cluster, tmp_path: Path, monkeypa
 def specs(client: Any) -> list[bytes]:
     """What scheduler and workers know of tasks, as bytes."""
 
-    def here(dask_scheduler: Any = None, dask_worker: Any = None) -> list[bytes]:
+    def here(dask_worker: Any) -> list[bytes]:  # or the scheduler
         import pickle
 
-        tasks = (dask_scheduler or dask_worker.state).tasks.values()
+        tasks = getattr(dask_worker, "state", dask_worker).tasks.values()
         return [pickle.dumps(task.run_spec) for task in tasks if task.run_spec is not None]
 
     return client.run_on_scheduler(here) + [spec for found in client.run(here).values() for spec in found]
@@ -176,11 +181,11 @@ def test_a_signal_ends_the_steps_on_the_workers(cluster: Cluster, tmp_path: Path
     for name in ("10_one", "20_two", "30_three"):
         project.step(name, note(name[3:]), "print('so far')", "import time; time.sleep(60)", "flow.x = 1")
     runner = project.start()
-    wait_for(lambda: len(ran(project)) == 2 and len(kernels_of(project.folder)) >= 2)
+    wait_for(lambda: len(ran(project)) == 2 and len(kernels_of(project.folder)) >= 2, 90)
     time.sleep(0.3)
     since = time.monotonic()
     runner.send_signal(number)
-    code, document = finish(runner)
+    code, document = finish(runner, 90)
     assert code == 130 and document["status"] == "interrupted"
     assert time.monotonic() - since < 15
     wait_for(lambda: not kernels_of(project.folder), 10)
@@ -240,5 +245,5 @@ def test_a_plain_connection_beyond_this_machine_is_refused(tmp_path: Path):
     project = on(churn(tmp_path), "dask://192.0.2.1:8786")
     with pytest.raises(UsageError, match="would not be encrypted"):
         project.run()
-    with pytest.raises(UsageError, match="no such module|cannot be imported"):
+    with pytest.raises(UsageError, match="cannot be imported"):
         on(churn(tmp_path / "b"), "no_such_module.Cluster").run()

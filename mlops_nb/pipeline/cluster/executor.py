@@ -26,7 +26,7 @@ from ...notebook.context import POINTS, read_points
 from ...notebook.redact import Redactor
 from ..attempt import Attempt, Elsewhere, Outcome, available_cores
 from .address import Opened, address_of, open_cluster
-from .commit import left_behind, take_archive, take_folder, unfinished
+from .commit import inherit_files, left_behind, take_archive, take_folder, unfinished
 from .order import data_files, local_code, order_of, references_in, versions
 from .site import mark_workspace, object_name
 from .task import TOPIC, execute_order, leave_attempts, look_around
@@ -175,7 +175,7 @@ class ClusterExecutor(Elsewhere):
         "Have an attempt made; what came of it"
         make_folder(attempt.folder)
         found = None if attempt.fresh else left_behind(self.place, attempt.key, self.lost)
-        record = found if found and self._take(attempt, found) else None
+        record = found if found and self._adopt(attempt, found) else None
         if record is None:
             order = self._order(attempt, redactor, prepare)
             with self._waiting(order, attempt, tell) as pending:
@@ -212,6 +212,18 @@ class ClusterExecutor(Elsewhere):
             return False
         take_folder(folder, attempt.folder, attempt.output.parent)
         return True
+
+    def _adopt(self, attempt: Attempt, record: Mapping[str, Any]) -> bool:
+        "Take what a killed runner left, wherever it had brought it; False when it is not whole"
+        store = Store(self.workspace / "objects")
+        digests = [give["sha256"] for give in record["manifest"]["gives"].values()]
+        if not all(store.has(digest) or (self.shared and self.shared.has(object_name(digest))) for digest in digests):
+            return False
+        self._take(attempt, record)
+        old = attempt._replace(run=record["run"], number=record["number"])
+        inherit_files(old.folder, attempt.folder)
+        inherit_files(old.output.parent, attempt.output.parent, old.output.stem)
+        return attempt.output.exists()
 
     def _order(self, attempt: Attempt, redactor: Redactor, prepare: Sequence[str]) -> dict[str, Any]:
         "What the worker is told; the files behind it are remembered, in case that it lacks them"
