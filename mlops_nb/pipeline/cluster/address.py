@@ -162,8 +162,10 @@ def _to_scheduler(distributed: Any, place: str) -> Opened:
     if place.startswith("tls://") and not (security.tls_ca_file and security.tls_client_cert):
         hint = "Name ca-file, client.cert and client.key under distributed.comm.tls in Dask's configuration."
         raise UsageError(f"{place} needs certificates, and Dask's configuration names none.", hint, value=place)
-    near = is_loopback(urlsplit(place).hostname or "")
+    parts = urlsplit(place)
+    near = is_loopback(parts.hostname or "")
     try:
+        socket.create_connection((parts.hostname or "", parts.port or 0), PATIENCE).close()  # Dask would ask for long
         client = distributed.Client(place, security=security, set_as_default=False, timeout=PATIENCE, name="mlops_nb")
     except (OSError, TimeoutError) as error:
         hint = f"Start one (dask scheduler, dask worker), correct the address, or use --on {LOCAL}."

@@ -73,6 +73,11 @@ class Desk:
             with self.lock:
                 self.outputs.pop(attempt, None)
 
+    def warm(self) -> None:
+        "Start the server, before there is something to execute"
+        if self.executor and self.executor.own and not self.executor.own.line:
+            self.executor.own.connection().close()
+
     def close(self) -> None:
         "End what is under way, and the server"
         for attempt in list(self.outputs):
@@ -189,7 +194,7 @@ def perform(order: Mapping[str, Any], desk: Desk) -> dict[str, Any]:
     ground = ground_of(order, site, there)
     attempt = attempt_for(order, site, ground)
     make_folder(attempt.output.parent)
-    desk.say({"id": order["id"], "kind": "started", "worker": desk.name})
+    desk.say({"id": order["id"], "kind": "started", "name": desk.name})
     try:
         with desk.working(order["id"], attempt.output), _followed(order, desk, attempt.folder / POINTS):
             outcome = _make(order, desk, attempt, kernel_additions(order, site, ground))
@@ -271,8 +276,11 @@ def execute_order(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def look_around(facts: dict[str, Any], dask_worker: Any = None) -> list[str]:
-    "Why a worker cannot take part in a run"
-    return refusal(facts)
+    "Why a worker cannot take part in a run; one that can gets ready for it"
+    found = refusal(facts)
+    if not found:
+        threading.Thread(target=lambda: desk_of(dask_worker).warm(), daemon=True).start()
+    return found
 
 
 def leave_attempts(attempts: list[str], dask_worker: Any = None) -> None:
