@@ -151,6 +151,9 @@ class Serving(NamedTuple):
     )
     drain: Annotated[float, "Seconds for which a server that is ending still answers, not ready", AtLeast(0)] = 0.5
     hung: Annotated[float, "Seconds without progress after which a process is replaced", AtLeast(1)] = 60.0
+    start: Annotated[
+        float, "Seconds in which a process has to load its models; one that does not is replaced", AtLeast(1)
+    ] = 300.0
     traces: Annotated[str, "Address of an OTLP/HTTP collector of traces; empty sends none"] = ""
     log_format: Annotated[
         Literal["text", "ecs"],

@@ -276,8 +276,9 @@ def _beside(
     manifest = registrar.package(version["digest"]).manifest
     pins = [(pin["name"], pin["version"]) for line in lock.splitlines() if (pin := PIN.match(line))]
     python = manifest.get("python") or f"{sys.version_info.major}.{sys.version_info.minor}"
+    tls = bool(registrar.settings.serving.tls_certificate)
     return {
-        "Dockerfile": dockerfile(version["name"], version["version"], tag, python, is_hashed(lock)),
+        "Dockerfile": dockerfile(version["name"], version["version"], tag, python, is_hashed(lock), tls),
         REQUIREMENTS: lock,
         "sbom.cdx.json": sbom(manifest, version["version"], version["digest"], pins),
         ABOUT: canonical_json(about),

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from ..core.errors import UsageError
+from ..core.errors import UsageError, did_you_mean
 from .attempts import Reply, Request, Retrying
 from .outgoing import ARROW, MANY, Piece, arrow_stream, encode, is_table, rows_of, table_records
 from .received import Prediction, Predictions, ServiceError
@@ -84,6 +84,10 @@ class Exchange:
     def request(self, method: str, path: str, body: Any = None, context: Context | None = None) -> Request:
         "A request with its headers"
         context = context or Context()
+        for name in sorted(context.keys() - Context.__annotations__.keys()):
+            known = ("explain", *Context.__annotations__)
+            hint = did_you_mean(name, known).strip() or f"There are {', '.join(known)}."
+            raise UsageError(f"There is nothing like '{name}' to say about a request.", hint, value=name)
         user, segment = context.get("user") or self.user, context.get("segment") or self.segment
         given = {"x-user-id": user, "x-segment": segment}
         headers = {name: in_ascii(value) for name, value in given.items() if value}

@@ -107,8 +107,9 @@ EXPLAINED = {
         "output": {"type": "string", "description": "class that is explained, or the target"},
         "unit": {"type": "string"},
         "method": {"type": "string", "enum": ["linear", "trees", "permutation"]},
-        "base": {"type": "number"},
-        "answer": {"type": "number"},
+        "base": {"type": "number", "description": "mean over rows of the training data"},
+        "answer": {"type": "number", "description": "of this record, in `unit`"},
+        "means": {"type": "string", "description": "the same in words"},
     },
 }
 

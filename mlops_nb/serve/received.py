@@ -34,8 +34,9 @@ class Explained(msgspec.Struct, frozen=True):
     output: str  # the class that is explained, or the target
     unit: str
     method: str
-    base: float
+    base: float  # mean over rows of the training data
     answer: float
+    means: str = ""  # the same in words
 
 
 class Prediction(msgspec.Struct):

@@ -45,7 +45,7 @@ from .events import BoundedEvents, ServingEvents, events_path
 from .following import Ballot, Follower
 from .hardening import check_reach, default_host, socket_host, tls_options
 from .housekeeping import Keeping
-from .life import REFUSED, die_with
+from .life import REFUSED, STARTING, die_with
 from .meter import SHARED
 from .mirror import ShadowMirror
 from .openapi import openapi
@@ -376,6 +376,8 @@ def check_personal(settings: Settings, releases: list[Release]) -> None:
 def make_service() -> PredictionService:
     "The service of the project around the current folder; a `StartError` says what is missing"
     keep_quiet()
+    if is_worker() and (folder := os.environ.get(SHARED)):
+        (Path(folder) / f"{os.getpid()}{STARTING}").touch()  # before anything that may hang
     settings, releases = find_releases()
     release = releases[0]
     if is_worker():

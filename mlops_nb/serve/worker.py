@@ -74,6 +74,6 @@ def look_after(
     give_up: Callable[[str], None],  # what is done when they end again and again
 ) -> Overseer:
     "Have the workers of a server looked after, from the moment that BentoML starts them"
-    overseer = Overseer(folder, serving.hung, give_up)
+    overseer = Overseer(folder, serving.hung, give_up, serving.start)
     replace_workers(patience_of(serving) + 5, overseer, lambda: write_as(serving.log_format, "mlops_nb"))
     return overseer

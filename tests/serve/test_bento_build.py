@@ -176,7 +176,8 @@ def test_what_lies_beside_the_bento_is_what_others_read(packaged):
     pins = [line.partition(" ")[0] for line in (folder / "requirements.txt").read_text().splitlines()[1:]]
     assert sorted(f"{one['name']}=={one['version']}" for one in components if one is not model) == sorted(pins)
     call(folder, dict(os.environ), str(BIN / "hadolint"), "Dockerfile")
-    assert "\nUSER 10001\n" in (folder / "Dockerfile").read_text()
+    assert "\nUSER 10001\n" in (text := (folder / "Dockerfile").read_text())
+    assert "urlopen('http://127.0.0.1:3000/livez')" in text, "a model that was stopped is no reason to restart"
 
 
 def test_it_serves_in_a_fresh_environment_by_its_own_entry_point(packaged, fresh, tmp_path):

@@ -266,3 +266,18 @@ def test_the_client_needs_no_library_of_tables():
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "none"
+
+
+@pytest.mark.parametrize("ask", ["predict", "predict_many"])
+def test_a_misspelt_keyword_is_refused_before_anything_is_sent(ask):
+    """Silence would let a canary draw the user anew at each request."""
+    with Client("http://localhost:1") as client, pytest.raises(UsageError, match="nothing like 'usr'") as told:
+        list(getattr(client, ask)([RECORD], usr="mia"))
+    assert "Did you mean 'user'?" in told.value.hint
+
+    async def asked():
+        async with AsyncClient("http://localhost:1") as client:
+            await client.predict(RECORD, sgment="eu")
+
+    with pytest.raises(UsageError, match="nothing like 'sgment'"):
+        asyncio.run(asked())

@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import psutil
 import pytest
@@ -30,6 +31,7 @@ SETTINGS = {
     "MLOPS_NB_SERVING_BODY_TIMEOUT": "1.5",
     "MLOPS_NB_SERVING_TIMEOUT": "15",
     "MLOPS_NB_SERVING_HUNG": "4",
+    "MLOPS_NB_SERVING_START": "15",
     "MLOPS_NB_SERVING_LOG_FORMAT": "ecs",
     "BENTOML_CONTAINERIZED": "true",  # where BentoML replaces no worker
     "OTEL_BSP_SCHEDULE_DELAY": "200",
@@ -267,6 +269,26 @@ def test_a_worker_that_hangs_is_replaced(fleet):
     until(lambda: metric(fleet, "mlops_nb_worker_deaths_total", reason="hung") == 1)
     until(lambda: metric(fleet, "mlops_nb_workers") == 2)
     assert len(set(workers(fleet)) & set(before)) == 1
+
+
+def test_a_worker_that_hangs_before_it_answers_is_replaced(fleet):
+    hung = metric(fleet, "mlops_nb_worker_deaths_total", reason="hung")
+    (gone, stays) = workers(fleet)
+    os.kill(gone, signal.SIGKILL)
+    (fresh,) = until(lambda: set(workers(fleet)) - {gone, stays})
+    folder = shared_by(stays)
+    until(lambda: (folder / f"{fresh}.starting").exists())
+    os.kill(fresh, signal.SIGSTOP)
+    until(lambda: metric(fleet, "mlops_nb_worker_deaths_total", reason="hung") == hung + 1)
+    until(lambda: metric(fleet, "mlops_nb_workers") == 2)
+    assert fresh not in workers(fleet) and stays in workers(fleet)
+    assert f"worker {fresh} has not loaded its models within" in fleet.log.read_text()
+
+
+def shared_by(worker):
+    """The folder that the workers of a server share."""
+    variables = Path(f"/proc/{worker}/environ").read_bytes().split(b"\0")
+    return Path(next(one for one in variables if one.startswith(b"PROMETHEUS_MULTIPROC_DIR=")).decode().split("=")[1])
 
 
 def test_new_workers_take_over_without_a_failed_request(fleet):

@@ -30,6 +30,9 @@ def test_reasons_add_up_and_are_stored_as_told(model, tmp_path):
     assert facts["answer"] == pytest.approx(
         facts["base"] + sum(reason["added"] for reason in told["reasons"]), abs=1e-6
     )
+    assert (
+        facts["means"].startswith("base is the mean over rows of the training data") and facts["unit"] in facts["means"]
+    )
     (stored,) = read_decisions(tmp_path, "case-7")
     assert stored["reasons"] == told["reasons"] and stored["inputs"] == RECORD | {"age": 41}
     assert (stored["model"], stored["version"], stored["prediction"]) == ("churn", 1, told["prediction"])
