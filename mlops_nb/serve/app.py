@@ -41,7 +41,7 @@ from .intake import Intake
 from .openapi import FILES, POLICY, SCRIPT, openapi, page
 from .problem import TITLES, Problem
 from .requests import Records
-from .said import Asked, Said, said_by
+from .said import COMMON, Asked, Said, said_by, said_together
 from .slots import Logged, Slot, Slots, Table
 from .tables import OFFERED, TAKEN
 from .try_page import TryPage
@@ -283,6 +283,11 @@ class App:
                 return self.tell(table, call, slot, records, asked)
         place = self.intake.enter()
         try:
+            if asked.quick and len(body) <= slot.together and not table.by:
+                records = slot.predictor.reader.read_quickly(body)
+                if records is not None:
+                    one = (table, call, slot, records)
+                    return await self.intake.run_together(place, slot.predictor, self.work_together, one)
             return await self.intake.run(place, self.work, table, call, slot, body, asked)
         finally:
             self.intake.leave(place)
@@ -299,11 +304,24 @@ class App:
         records = reader.read(body) if asked.media == JSON else reader.tables.read(body, asked.media)
         return self.tell(table, call, slot, records, asked)
 
-    def tell(self, table: Table, call: Call, slot: Slot, records: Records, asked: "Asked") -> Answer:
-        "From records to the answer, which is written down before it is given"
+    def work_together(self, requests: list[tuple[Table, Call, Slot, Records]]) -> list[Answer | Exception]:
+        "The answers to requests of the common kind for one predictor, in a thread; or why there is none"
+        said = said_together(requests[0][2].predictor, [records for *_, records in requests])
+        found: list[Answer | Exception] = []
+        for request, one in zip(requests, said, strict=True):
+            try:
+                found.append(self.tell(*request, COMMON, one))
+            except Exception as error:  # it is that of this request alone
+                found.append(error)
+        return found
+
+    def tell(
+        self, table: Table, call: Call, slot: Slot, records: Records, asked: "Asked", said: "Said | None" = None
+    ) -> Answer:
+        "From records to the answer, which is written down before it is given; what the slot says may be known already"
         if table.segments and table.by:
             slot = table.pick(call.header(USER) or call.name, segment_of(records, table.by))
-        slot, said = self.ask(table, slot, records, asked)
+        slot, said = (slot, said) if said else self.ask(table, slot, records, asked)
         who = slot.who(call.name)
         if asked.most and self.decisions:
             self.decisions.add({"digest": slot.digest, **who}, records, said.answers)

@@ -68,6 +68,14 @@ class Outputs:
             return self.labels or []
         return [self.classes[place] for place in self.numbers.argmax(axis=1).tolist()]
 
+    def part(
+        self,
+        start: int,
+        end: int,  # rows
+    ) -> "Outputs":
+        "What is said of some of the records"
+        return Outputs(self.classes, self.numbers[start:end], self.labels and self.labels[start:end])
+
     def check(self) -> "Outputs":
         "Itself; a `ValueError` when there is a number that is not finite"
         few = self.numbers.size <= FEW

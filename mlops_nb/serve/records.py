@@ -69,6 +69,14 @@ class Records:
     def __repr__(self) -> str:
         return f"{self.rows} record{'s' * (self.rows != 1)} of {', '.join(self.names[:10])}"
 
+    @classmethod
+    def together(
+        cls,
+        requests: "list[Records]",  # with the same fields
+    ) -> "Records":
+        "The records of several requests as those of one"
+        return cls(requests[0].names, [row for records in requests for row in records.values], single=False)
+
     @property
     def rows(self) -> int:
         "How many records there are"

@@ -59,6 +59,11 @@ class Slot(msgspec.Struct, frozen=True):
         "Bytes of a body up to which it is answered at once, on the event loop; 0 unless the predictor says more"
         return getattr(self.predictor, "inline", 0)
 
+    @property
+    def together(self) -> int:
+        "Bytes of a body up to which it may be answered by a call that answers others, too; 0 unless the predictor says more"
+        return getattr(self.predictor, "together", 0)
+
     def who(self, request_id: str) -> dict[str, Any]:
         "What every answer and every record of it carries"
         return {
