@@ -10,13 +10,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from .held import KEY
+from .outcome import COMMITS
+
 from ..errors import Busy
 from .address import Address, ledger_address
 from .database import PATIENCE, Database
 from .leases import is_gone
 from .link import Link, connect, translate, words_for
 from .migrate import HEAD, SCRIPTS, open_database, refuse_newer, run_scripts, schema_number
-from .postgres import COMMITS, KEY, Postgres
+from .postgres import Postgres
 from ..settings import Settings
 
 # %% ../../../nbs/00_core/13_ledger_upgrade.ipynb #51fc4ea0
