@@ -76,19 +76,18 @@ def test_another_machine_serves_it_and_follows_what_is_stopped_there(machines, r
     name = ran["models"][0]["name"]
     with serving(two) as address:
         released = two.workspace / "releases" / name
-        example = json.loads(next(released.glob("*/versions/*/examples.json")).read_text())
-        rows = example["inputs"] if isinstance(example, dict) else example
-        assert ask(f"{address}/predict", {"rows": rows[:1]})[0] == 200
+        record = json.loads(next(released.glob("*/versions/*/examples.json")).read_text())[0]
+        assert ask(f"{address}/predict", record)[0] == 200
         assert one.call("mlops-nb", "release", "stop", name, "--reason", "wrong numbers").returncode == 0
         deadline = time.monotonic() + 30
-        while ask(f"{address}/predict", {"rows": rows[:1]})[0] == 200 and time.monotonic() < deadline:
+        while ask(f"{address}/predict", record)[0] == 200 and time.monotonic() < deadline:
             time.sleep(0.3)
-        status, body = ask(f"{address}/predict", {"rows": rows[:1]})
+        status, body = ask(f"{address}/predict", record)
         assert status == 503 and "wrong numbers" in json.dumps(body)
         assert one.call("mlops-nb", "release", "again", name).returncode == 0
-        while ask(f"{address}/predict", {"rows": rows[:1]})[0] != 200 and time.monotonic() < deadline + 30:
+        while ask(f"{address}/predict", record)[0] != 200 and time.monotonic() < deadline + 30:
             time.sleep(0.3)
         target, store.target = store.target, "http://127.0.0.1:9"  # the store is away: nobody notices
         time.sleep(6)
-        assert ask(f"{address}/predict", {"rows": rows[:1]})[0] == 200
+        assert ask(f"{address}/predict", record)[0] == 200
         store.target = target

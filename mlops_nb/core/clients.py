@@ -72,7 +72,7 @@ def _s3_unfinished(system: Any, path: str, before: float) -> Iterator[str]:
 
 # %% ../../nbs/00_core/05_clients.ipynb #630e06a8
 def _gs() -> Any:
-    from gcsfs import GCSFileSystem
+    from gcsfs.core import GCSFileSystem
 
     token = "anon" if os.environ.get("STORAGE_EMULATOR_HOST") else "google_default"
     return GCSFileSystem(token=token, skip_instance_cache=True, use_listings_cache=False)

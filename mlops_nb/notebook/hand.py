@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from ..core.errors import UsageError, did_you_mean
 from ..core.locks import using
 from ..core.settings import Settings, find_project, load_settings
+from ..core.shared import store_of
 from .artifacts import fetch, give, note_findings, read_manifest
 from .context import POINTS, append_points, in_order
 from .matching import best_match, calling_namespace, executed_statements
@@ -234,6 +235,11 @@ class HandContext:
         record = self.record(step, artifact)
         if record is None:
             raise self.missing(step, artifact)
+        return self._value(record)
+
+    def _value(self, record: dict[str, Any]) -> Any:
+        "The value of a record, whose object another machine may have made"
+        store_of(self.settings).path(record["sha256"])
         return fetch(record, self.workspace)
 
     def read_variants(self, step: str, artifact: str) -> list[tuple[dict[str, Any], Any]]:
@@ -242,7 +248,7 @@ class HandContext:
         if record is None:
             raise self.missing(step, artifact)
         swept = self.origin.variants.get(f"{step}.{artifact}") if self.origin and "at" not in record else None
-        return [(one.get("variant") or {}, fetch(one, self.workspace)) for one in swept or [record]]
+        return [(one.get("variant") or {}, self._value(one)) for one in swept or [record]]
 
     def missing(self, step: str, artifact: str) -> UsageError:
         "The error of an artifact that cannot be read"
