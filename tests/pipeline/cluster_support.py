@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline_support import ROOT, Project, wait_for
 
+LEFT = ("--idle-timeout", "300")  # should nobody be there to end it
 MODULES = {"scheduler": "distributed.cli.dask_scheduler", "worker": "distributed.cli.dask_worker"}
 
 
@@ -28,7 +29,7 @@ class Cluster:
         self.environment = {f"DASK_DISTRIBUTED__{name}": str(value) for name, value in configuration.items()}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.begin("scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard", "--no-show")
+        self.begin("scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard", "--no-show", *LEFT)
         for number in range(workers):
             self.add(f"w{number}")
 

@@ -1,7 +1,10 @@
 """Runs whose steps are executed by the workers of a real Dask cluster on this machine."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +12,7 @@ from typing import Any
 
 import pytest
 from cluster_support import Cluster, begun, note, on, ran
-from pipeline_support import Project, finish, gives, kernels_of, states, wait_for
+from pipeline_support import ROOT, Project, finish, gives, kernels_of, states, wait_for
 from search_support import search, write_churn
 
 from mlops_nb.core.errors import UsageError
@@ -198,15 +201,17 @@ def test_a_signal_ends_the_steps_on_the_workers(cluster: Cluster, tmp_path: Path
 
 def test_a_failure_and_limits_are_those_of_this_machine(cluster: Cluster, tmp_path: Path):
     project = on(Project(tmp_path / "project"), cluster.address, "timeout = 2\nretries = 1\nbackoff = 0\n")
-    project.step("10_bad", "1 / 0", "flow.x = 1")
-    project.step("20_slow", note("slow"), "import time; time.sleep(30)", "flow.y = 1")
-    result = project.run()
-    assert result.exit_code == 1
-    errors = {step["step"]: step["error"] for step in result.document["steps"]}
-    assert errors["bad"]["type"] == "ZeroDivisionError" and errors["bad"]["cell"] == 2
-    assert errors["bad"]["notebook"].endswith("nbs/pipelines/churn/10_bad.ipynb")
-    if errors.get("slow"):
-        assert errors["slow"]["type"] == "StepTimeout"
+    project.step("10_bad", "1 / 0", "flow.x = 1", pipeline="bad")
+    project.step("10_slow", note("slow"), "import time; time.sleep(30)", "flow.y = 1", pipeline="slow")
+    result = project.run(pipeline="bad")
+    error = result.document["steps"][0]["error"]
+    assert result.exit_code == 1 and error["type"] == "ZeroDivisionError" and error["cell"] == 2
+    assert error["notebook"].endswith("nbs/pipelines/bad/10_bad.ipynb")
+    result = project.run(pipeline="slow")
+    step = result.document["steps"][0]
+    assert result.exit_code == 1 and step["error"]["type"] == "StepTimeout" and step["attempts"] == 2
+    assert ran(project) == ["slow", "slow"]
+    assert (project.workspace / "runs" / result.document["run"] / "10_slow.failed-1.ipynb").is_file()
 
 
 def test_two_runs_at_once_compute_each_key_once(cluster: Cluster, tmp_path: Path):
@@ -247,3 +252,13 @@ def test_a_plain_connection_beyond_this_machine_is_refused(tmp_path: Path):
         project.run()
     with pytest.raises(UsageError, match="cannot be imported"):
         on(churn(tmp_path / "b"), "no_such_module.Cluster").run()
+
+
+def test_a_cluster_of_the_moment_ends_with_the_command(tmp_path: Path):
+    project = churn(tmp_path / "project")
+    command = [sys.executable, "-m", "mlops_nb", "run", "churn", "--json", "--on", "local-cluster"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CI": "true"}
+    done = subprocess.run(command, cwd=project.folder, env=environment, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {step["worker"] for step in json.loads(done.stdout)["steps"]} <= {f"worker {n}" for n in range(64)}
+    assert kernels_of(project.folder) == []

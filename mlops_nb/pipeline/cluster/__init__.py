@@ -1,0 +1,1 @@
+"""The same steps, executed by the workers of a Dask cluster."""

@@ -94,7 +94,7 @@ def _step(path: Path, digest: str) -> StepSource:
 def settings_for(order: Mapping[str, Any], site: Site, ground: Ground) -> Settings:
     "The settings of an attempt on this worker"
     settings = load_settings(ground.project, environ={})
-    workspace = settings.workspace._replace(path=site.workspace, url=order["url"], ledger="")
+    workspace = settings.workspace._replace(path=site.workspace, url="", ledger="")
     return settings._replace(workspace=workspace, pipeline=settings.pipeline._replace(on="", **order["limits"]))
 
 
