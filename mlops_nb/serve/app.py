@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['logger', 'STATIC', 'BEHIND', 'MODELS', 'BEHIND_FAILED', 'USER', 'SEGMENT', 'Admission', 'Closing', 'Log', 'Mirror',
-           'Watcher', 'Worker', 'App', 'ask_behind', 'segment_of', 'fit_together', 'arms_of']
+           'Watcher', 'Worker', 'App', 'ask_behind', 'segment_of', 'fit_together']
 
 # %% ../../nbs/70_serve/07_app.ipynb #ea075441
 import asyncio
@@ -42,7 +42,7 @@ from .openapi import FILES, POLICY, SCRIPT, openapi, page
 from .problem import TITLES, Problem
 from .requests import Records
 from .said import COMMON, Asked, Said, said_by, said_together
-from .slots import Logged, Slot, Slots, Table
+from .slots import Logged, Slot, Slots, Table, arms_of
 from .tables import OFFERED, TAKEN
 from .try_page import TryPage
 
@@ -447,10 +447,3 @@ def _word(value: Any) -> str:
 def fit_together(one: Slot, other: Slot) -> bool:
     "Whether records that one version has read can be given to another"
     return list(one.predictor.reader.fields) == list(other.predictor.reader.fields)
-
-
-def arms_of(table: Table) -> dict[str, Any]:
-    "What a table holds, as an answer tells it"
-    arms = [{"arm": slot.arm, "version": slot.version, "weight": slot.weight} for slot in table.arms.values()]
-    shadows = [{"arm": slot.arm, "version": slot.version} for slot in table.shadows]
-    return {"generation": table.generation, "arms": arms, "shadows": shadows}
