@@ -92,6 +92,7 @@ RUN = Command(
         Option(
             ("--engine",), "fork: kernels of a prepared process; kernel: ordinary ones", "ENGINE", complete="engine"
         ),
+        Option(("--run-key",), "a scheduler's name for the run: each step once, however often it is asked for", "KEY"),
         Option(("--strict",), "refuse when a library notebook was changed and not exported"),
         Option(("--events",), "write events as lines of JSON; 'stderr' is allowed", "PATH", complete="file"),
     ),
@@ -102,6 +103,7 @@ RUN = Command(
         ("mlops-nb run tabular --sweep train.model=logistic,forest", "both, side by side; what they share runs once"),
         ("mlops-nb run tabular -P params.yaml", "many parameters: 'train:', then '  model: forest'"),
         ("mlops-nb run tabular --json > run.json", "for a program"),
+        ('mlops-nb run tabular --only train --run-key "$RUN_ID"', "one task of Airflow, Argo, Slurm; may be repeated"),
     ),
     "Exit codes: 0 ok, 1 a step failed, 2 wrong usage, 3 a gate or a check of the data refused, 4 busy, 130 interrupted.",
 )

@@ -28,8 +28,8 @@ from mlops_nb.pipeline.work import (
     begin,
     begin_work,
     close,
+    end,
     join,
-    keep_records,
     prepare,
     reuse,
     take_outcome,
@@ -217,9 +217,27 @@ def _complete(run: Run) -> int:
     with run.interruption.shield():
         run.closed = True
         run.document |= {"status": status, "error": refusal, "seconds": round(time.monotonic() - run.started, 3)}
-        run.ledger.end_run(run.id, status, refusal)
-        keep_records(run)
+        if run.call and not refusal:
+            run.ledger.keep_answer(run.id, run.call.steps, run.document)
+        end(run, status, refusal)
     return 3 if refusal else 0
+
+
+def _complete_call(run: Run) -> int:
+    "The steps that were asked for are there; whoever finds that all of the run's are, once, completes the run"
+    assert run.call is not None
+    with run.ledger.lease(f"complete:{run.id}", run.id):
+        known = run.ledger.run(run.id)
+        finished = {step["step"] for step in known["steps"] if step["state"] in ("done", "cached")}
+        run.document["left"] = [name for name in run.plan.pipeline.steps if name not in finished]
+        if not run.document["left"] and known["status"] not in ("ok", "refused"):
+            return _complete(run)
+    with run.interruption.shield():
+        run.closed = True
+        run.document |= {"status": "ok", "seconds": round(time.monotonic() - run.started, 3)}
+        run.ledger.keep_answer(run.id, run.call.steps, run.document)
+        end(run, "waiting", None)
+    return 0
 
 
 def _refusal(run: Run) -> dict[str, Any] | None:
@@ -292,7 +310,7 @@ def _finish(run: Run) -> int:
     if bad:
         close(run, "failed", bad.document["error"], f"run {bad.id} {bad.document['status']}")
         return 1
-    return _complete(run)
+    return _complete_call(run) if run.call else _complete(run)
 
 
 def run_pipeline(
@@ -330,10 +348,12 @@ def run_plan(
     command: Sequence[str],  # the command line, for the record
     most: int,  # steps at once
     supply: Supply | None = None,  # of children that the plan does not know yet
+    document: Mapping[str, Any] | None = None,  # what is to be said about it besides
 ) -> RunResult:
     "Do what a plan says; raises only before the run has begun"
     with Ledger.open(settings) as ledger, using(settings.workspace.path):
         run = _members(Shared(settings, plan, ledger, hears, most, supply), plan)
+        run.document |= document or {}
         with run.interruption:
             prepare(run, strict, command)
             code = _attend(run)
