@@ -14,7 +14,6 @@ from mlops_nb.commands.catalogue_look import (
     CARD,
     DELETE,
     DIFF,
-    EXPORT,
     LEADERBOARD,
     LINEAGE,
     LOGS,
@@ -26,7 +25,10 @@ from mlops_nb.commands.catalogue_look import (
     STAR,
     TAG,
 )
-from .catalogue_project import COMPLETION, CONFIG, DOCTOR, FSCK, GC, NEW, PACKAGE, PREDICT
+from mlops_nb.commands.catalogue_look import (
+    EXPORT as EXPORT_RUNS,
+)
+from .catalogue_project import COMPLETION, CONFIG, DOCTOR, EXPORT, FSCK, GC, NEW, PACKAGE, PREDICT
 from mlops_nb.commands.catalogue_registry import (
     APPROVE,
     MODELS,
@@ -306,11 +308,11 @@ COMMANDS = {
         *(RUN, PLAN, SEARCH, AUTOML, RERUN, SNAPSHOT, PAPERMILL, LINT),
         *(RUNS, LEADERBOARD, SHOW, DIFF, LINEAGE, REPORT, LOGS, OPEN, MODELS, CARD),
         *(PROMOTE, ROLLBACK, APPROVE, REJECT, WAIVE, TAG_MODEL, NOTE_MODEL),
-        *(SYNC, TAG, NOTE, STAR, EXPORT, DELETE),
+        *(SYNC, TAG, NOTE, STAR, EXPORT_RUNS, DELETE),
         *(*FILES, *ACCESS),
         *(SIGN, VERIFY, KEYS, KEYS_LIST, KEYS_NEW, KEYS_TRUST, KEYS_REVOKE, KEYS_ROTATE),
         *(*RELEASES, PACKAGE, PREDICT, PREDICTIONS, OBSERVE),
-        *(NEW, CONFIG, DOCTOR, GC, FSCK, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
+        *(NEW, CONFIG, EXPORT, DOCTOR, GC, FSCK, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
     )
 }
 HEADLINE = "mlops-nb: notebooks are pipelines, and every run is recorded, explained and served."
