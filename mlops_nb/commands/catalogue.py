@@ -94,6 +94,9 @@ RUN = Command(
         Option(
             ("--engine",), "fork: kernels of a prepared process; kernel: ordinary ones", "ENGINE", complete="engine"
         ),
+        Option(
+            ("--param-env",), "set parameters from variables: PREFIX and step__name; empty ones do not count", "PREFIX"
+        ),
         Option(("--run-key",), "a scheduler's name for the run: each step once, however often it is asked for", "KEY"),
         Option(("--strict",), "refuse when a library notebook was changed and not exported"),
         Option(("--events",), "write events as lines of JSON; 'stderr' is allowed", "PATH", complete="file"),

@@ -7,6 +7,7 @@ __all__ = ['SHOWN', 'LATEST', 'chosen', 'parameters_of', 'plan', 'tell_warnings'
            'Doing', 'Lines', 'with_engine', 'run', 'tell_end', 'serve_command']
 
 # %% ../../nbs/95_cli/10_execute.ipynb #ae137e88
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -201,6 +202,10 @@ def run(values: Any, screen: Terminal) -> Answer:
     reporters: list[Reporter] = [Lines(screen, History(settings.workspace.path / "cache" / "history.json"))]
     if values.events:
         reporters.append(EventWriter.open(values.events, reporters[0].warning))
+    if values.param_env:
+        from mlops_nb.pipeline.export import read_environment
+
+        parameters = read_environment(settings, values.pipeline, values.param_env, os.environ) | parameters
     if values.run_key is not None:
         return _answer(_run_keyed(settings, values, parameters, Reporters(*reporters)), settings)
     options = {**chosen(values), "strict": values.strict, "jobs": values.jobs, "command": ["mlops-nb", *sys.argv[1:]]}

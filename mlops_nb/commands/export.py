@@ -58,8 +58,8 @@ def _compared(document: dict[str, Any], file: str | None) -> Answer:
     except OSError as error:
         hint = "Write it first, without --check."
         raise UsageError(f"{file} cannot be read: {error.strerror}.", hint, value=file) from None
-    lines = [found.splitlines(), document["text"].splitlines()]
-    diff = list(difflib.unified_diff(*lines, file, "what would be written", lineterm=""))
+    before, after = found.splitlines(), document["text"].splitlines()
+    diff = list(difflib.unified_diff(before, after, file, "what would be written", lineterm=""))
     current = found == document["text"]
     document |= {"current": current, "diff": diff}
     return Answer(document, lambda screen: _tell(screen, file, current, diff), 0 if current else 1)

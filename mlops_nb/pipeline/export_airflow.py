@@ -9,7 +9,7 @@ __all__ = ['TYPES', 'FILE', 'FIRST', 'ALONE', 'TOGETHER', 'airflow_text']
 from typing import Any
 
 from ..core.errors import UsageError
-from .export import MORE_TIME, TRIES, Exposed, Flow, command, header
+from .export import MORE_TIME, TRIES, Exposed, Flow, header, script
 
 # %% ../../nbs/30_pipeline/52_export_airflow.ipynb #171103cf
 TYPES = {"int": "integer", "float": "number", "bool": "boolean", "str": "string"}
@@ -86,7 +86,7 @@ with DAG(
     for before, after in EDGES:
         tasks[before] >> tasks[after]
 """
-FIRST = 'PATH="$PWD/.venv/bin:$PATH"\n'
+FIRST = 'PATH="$PWD/.venv/bin:$PATH" exec '
 ALONE = "The workspace is a folder: all tasks have to run on one machine. For several: [workspace] url and ledger."
 TOGETHER = "Tasks may run on any worker that has the project; it is found from this file, or told by PROJECT_FOLDER."
 
@@ -109,7 +109,7 @@ def airflow_text(flow: Flow) -> str:
         place=TOGETHER if flow.shared else ALONE,
         params=_literal({one.name: _parameter(one) for one in flow.parameters}),
         variables=_literal(variables),
-        commands=_literal({task.name: FIRST + command(flow, task) for task in flow.tasks}),
+        commands=_literal({task.name: FIRST + script(flow, task) for task in flow.tasks}),
         edges=_literal([(before, task.name) for task in flow.tasks for before in task.after]),
         dag=repr(_dag_name(flow.pipeline)),
         description=repr(f"The pipeline {flow.pipeline} of mlops_nb"),

@@ -19,7 +19,6 @@ from mlops_nb.pipeline.export import (
     Task,
     command,
     header,
-    literal,
     yaml_text,
 )
 
@@ -37,8 +36,7 @@ def _parameter(one: Exposed) -> dict[str, Any]:
 
 def _environment(flow: Flow) -> list[dict[str, Any]]:
     values = {one.variable: f"{{{{workflow.parameters.{one.name}}}}}" for one in flow.parameters}
-    found: list[dict[str, Any]] = [{"name": "RUN_KEY", "value": "{{workflow.name}}/{{workflow.uid}}"}]
-    found += [{"name": name, "value": value} for name, value in values.items()]
+    found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in values.items()]
     for name in flow.secrets:
         reference = {"name": f"{kubernetes_name(flow.pipeline)}-secrets", "key": name}
         found.append({"name": name, "valueFrom": {"secretKeyRef": reference}})
@@ -51,8 +49,9 @@ def kubernetes_name(text: str) -> str:
 
 # %% ../../nbs/30_pipeline/53_export_argo.ipynb #9f08426b
 def _step(flow: Flow, task: Task) -> dict[str, Any]:
-    container: dict[str, Any] = {"image": flow.image, "command": ["sh", "-c"], "args": [literal(command(flow, task))]}
-    container["env"] = _environment(flow)
+    first, *rest = command(flow, task, "{{workflow.name}}/{{workflow.uid}}")
+    container: dict[str, Any] = {"image": flow.image, "command": [first], "args": rest}
+    container |= {"env": environment} if (environment := _environment(flow)) else {}
     if flow.memory:
         amount = f"{flow.memory + MORE_MEMORY}Mi"
         container["resources"] = {"requests": {"memory": amount}, "limits": {"memory": amount}}

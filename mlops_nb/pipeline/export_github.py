@@ -9,7 +9,19 @@ __all__ = ['PINS', 'MOST', 'PYTHON', 'LONGEST', 'github_text']
 import re
 from typing import Any
 
-from .export import MORE_TIME, TRIES, Exposed, Flow, Task, command, header, literal, yaml_text
+from mlops_nb.pipeline.export import (
+    MORE,
+    MORE_TIME,
+    PREFIX,
+    TRIES,
+    Exposed,
+    Flow,
+    Task,
+    header,
+    literal,
+    script,
+    yaml_text,
+)
 
 # %% ../../nbs/30_pipeline/51_export_github.ipynb #45c54365
 PINS = {
@@ -40,15 +52,15 @@ def _inputs(flow: Flow) -> dict[str, Any]:
     found = {one.name: _input(one) for one in shown}
     if len(shown) < len(flow.parameters):
         words = "further parameters, a line each: step.name=value"
-        found["more"] = {"description": words, "required": False, "type": "string"}
+        found[MORE] = {"description": words, "required": False, "type": "string"}
     return found
 
 
 def _variables(flow: Flow, inputs: dict[str, Any]) -> dict[str, str]:
-    "What a job's environment has; a run by the clock has no inputs, and empty variables"
+    "What the environment of all jobs has; a run by the clock has no inputs, and empty variables"
     found = {"RUN_KEY": "github-${{ github.run_id }}"}
     found |= {one.variable: f"${{{{ inputs.{one.name} }}}}" for one in flow.parameters if one.name in inputs}
-    return found | ({"MORE": "${{ inputs.more }}"} if "more" in inputs else {})
+    return found | ({PREFIX + MORE: f"${{{{ inputs.{MORE} }}}}"} if MORE in inputs else {})
 
 # %% ../../nbs/30_pipeline/51_export_github.ipynb #d21ce794
 def _uses(action: str, **options: Any) -> dict[str, Any]:
@@ -67,9 +79,8 @@ def _set_up(flow: Flow) -> list[dict[str, Any]]:
     return [checkout, python, {"name": "Install the project", "run": literal(install)}]
 
 
-def _call(flow: Flow, task: Task, more: bool) -> dict[str, Any]:
-    body = command(flow, task, more).replace("exec mlops-nb", "mlops-nb").rstrip("\n").splitlines()
-    lines = [*body[:-1], f"for TRY in $(seq {TRIES}); do", f"  CODE=0; {body[-1]} || CODE=$?"]
+def _call(flow: Flow, task: Task) -> dict[str, Any]:
+    lines = [f"for TRY in $(seq {TRIES}); do", f"  CODE=0; {script(flow, task)} || CODE=$?"]
     lines += ['  case "$CODE" in 0|2|3|130) break ;; esac', "  sleep $((TRY * 10))", "done", 'exit "$CODE"', ""]
     secrets = {name: f"${{{{ secrets.{name} }}}}" for name in flow.secrets}
     found: dict[str, Any] = {"name": task.step, "run": literal("\n".join(lines))}
@@ -81,13 +92,12 @@ def _minutes(flow: Flow, steps: int) -> int:
     return min(LONGEST, needed) if flow.timeout else LONGEST
 
 
-def _job(flow: Flow, tasks: list[Task], inputs: dict[str, Any]) -> dict[str, Any]:
+def _job(flow: Flow, tasks: list[Task]) -> dict[str, Any]:
     after = sorted({name for task in tasks for name in task.after} - {task.name for task in tasks})
     found: dict[str, Any] = {"needs": after} if after else {}
     found |= {"runs-on": "ubuntu-latest", "timeout-minutes": _minutes(flow, len(tasks))}
     found |= {"container": flow.image} if flow.image else {}
-    found |= {"env": _variables(flow, inputs)}
-    return found | {"steps": [*_set_up(flow), *(_call(flow, task, "more" in inputs) for task in tasks)]}
+    return found | {"steps": [*_set_up(flow), *(_call(flow, task) for task in tasks)]}
 
 
 def _keep() -> dict[str, Any]:
@@ -102,12 +112,13 @@ def github_text(flow: Flow) -> str:
     start: dict[str, Any] = {"workflow_dispatch": {"inputs": inputs} if inputs else {}}
     start |= {"schedule": [{"cron": flow.schedule}]} if flow.schedule else {}
     if flow.shared:
-        jobs = {task.name: _job(flow, [task], inputs) for task in flow.tasks}
+        jobs = {task.name: _job(flow, [task]) for task in flow.tasks}
     else:
-        jobs = {"pipeline": _job(flow, flow.tasks, inputs)}
+        jobs = {"pipeline": _job(flow, flow.tasks)}
         jobs["pipeline"]["steps"].append(_keep())
     document: dict[str, Any] = {"name": f"pipeline {flow.pipeline}", "on": start, "permissions": {"contents": "read"}}
     document["concurrency"] = {"group": f"pipeline-{flow.pipeline}", "cancel-in-progress": False}
+    document["env"] = _variables(flow, inputs)
     document["jobs"] = jobs
     notes = header(flow, "github")
     if flow.secrets:
