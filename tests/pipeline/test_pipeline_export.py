@@ -232,22 +232,22 @@ def test_argos_models_know_every_key(project, tmp_path, schedule):
 
 
 DAG = """
-import sys
-from airflow.models import DagBag
+import json, sys
 try:
-    bag = DagBag(sys.argv[1], include_examples=False)
-except TypeError:
-    bag = DagBag(sys.argv[1], include_examples=False, read_dags_from_db=False)
+    from airflow.dag_processing.dagbag import DagBag  # Airflow 3
+except ImportError:
+    from airflow.models.dagbag import DagBag
+bag = DagBag(sys.argv[1])
 assert not bag.import_errors, bag.import_errors
 dag = bag.dags["churn"]
-print(sorted((t.task_id, sorted(t.upstream_task_ids)) for t in dag.tasks))
-state = dag.test(run_conf={"train__depth": 5, "größe__rate": 0.25} if len(sys.argv) > 2 else None)
+print("edges", sorted((t.task_id, sorted(t.upstream_task_ids)) for t in dag.tasks))
+state = dag.test(run_conf=json.loads(sys.argv[2]))
 print("state", getattr(state, "state", state))
 """
 
 
 @pytest.mark.skipif(not AIRFLOW, reason="MLOPS_NB_TEST_AIRFLOW_PYTHON names no interpreter with Airflow")
-def test_airflow_imports_and_runs_it(project, tmp_path, monkeypatch):
+def test_airflow_imports_and_runs_it(project, tmp_path):
     shutil.copytree(project.folder, tmp_path / "project")
     (tmp_path / "project/dags").mkdir()
     (tmp_path / "project/dags/churn.py").write_text(airflow_text(flow_of(project)))
@@ -261,8 +261,11 @@ def test_airflow_imports_and_runs_it(project, tmp_path, monkeypatch):
         [AIRFLOW, "-m", "airflow", "db", "migrate"], env=environment, capture_output=True, text=True
     )
     assert migrate.returncode == 0, migrate.stderr
-    command = [AIRFLOW, "-c", DAG, tmp_path / "project/dags"]
+    typed = {"train__depth": 5, "split__rows": [7], "split__fast": False, "split__words": f"{NASTY}!"}
+    command = [AIRFLOW, "-c", DAG, tmp_path / "project/dags", json.dumps(typed)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "state success" in done.stdout.lower(), done.stdout[-3000:] + done.stderr[-3000:]
     (run,) = Project(tmp_path / "project").ledger.runs()
-    assert run["status"] == "ok" and run["key"].startswith("manual__")
+    assert run["status"] == "ok" and "__" in run["key"]
+    assert {f"{name.replace('__', '.')}": value for name, value in typed.items()}.items() <= run["parameters"].items()
+    assert not list((tmp_path / "project").rglob("pwned"))
