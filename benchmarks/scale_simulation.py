@@ -179,7 +179,9 @@ class Simulation:
         return {name: server.busy / server.count / self.end for name, server in parts.items()}
 
 
-def simulate(steps: int, workers: int, chain: int, seconds: float, figures: dict[str, float], seed: int = 0) -> dict[str, Any]:
+def simulate(
+    steps: int, workers: int, chain: int, seconds: float, figures: dict[str, float], seed: int = 0
+) -> dict[str, Any]:
     """Makespan beside one at no cost, and how busy each part was."""
     drawn = Steps(steps, seconds, figures, seed)
     real = Simulation(drawn, workers, chain, figures, seed)
@@ -260,11 +262,21 @@ def main() -> int:
         told = f"{one['step']:>5} s {one['seconds']:>8.0f} s {one['overhead']:>9.1%} {one['around a step']:>20.1%}"
         print(f"{told}  {busy}  {one['busiest']}")
     limits = capacities(figures)
-    print("steps a second: " + ", ".join(f"{name} {rate:.0f}" for name, rate in sorted(limits.items(), key=lambda p: p[1])))
+    print(
+        "steps a second: "
+        + ", ".join(f"{name} {rate:.0f}" for name, rate in sorted(limits.items(), key=lambda p: p[1]))
+    )
     first, good = min(limits, key=lambda name: limits[name]), shortest(found)
     print(f"overhead below {GOAL:.0%} from steps of {good} s on" if good else f"overhead never below {GOAL:.0%}")
-    print(f"limit first: the {first}; it is full with {values.workers} workers at steps of {values.workers / limits[first]:.1f} s")
-    document = {"steps": values.steps, "workers": values.workers, "table": found, "capacities": limits, "shortest": good}
+    full = values.workers / limits[first]
+    print(f"limit first: the {first}; with {values.workers} workers it is full at steps of {full:.1f} s")
+    document = {
+        "steps": values.steps,
+        "workers": values.workers,
+        "table": found,
+        "capacities": limits,
+        "shortest": good,
+    }
     if values.json:
         values.json.write_text(json.dumps({**document, "validated": checked}, indent=1))
     return int(bool(checked) and not 0.75 < checked["ratio"] < 1.25)

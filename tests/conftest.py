@@ -6,13 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from support import ROOT, Project
-
-
-def shared_folder(tmp_path_factory) -> Path:
-    """The temporary folder that all test processes share."""
-    folder = tmp_path_factory.getbasetemp()
-    return folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder
+from support import ROOT, Project, shared_folder
 
 
 @pytest.fixture(scope="session", autouse=True)

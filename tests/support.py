@@ -69,19 +69,36 @@ class Project:
         return Project(self.folder, folder, self.binaries, self.bento_home or self.workspace.parent / "bentoml")
 
 
+def shared_folder(tmp_path_factory) -> Path:
+    """The temporary folder that all test processes share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder
+
+
 def debian_program(package: str, program: str) -> str:
     """A program of this machine, else of a package of Debian, unpacked, not installed; skips without it."""
-    place = PROGRAMS / package / "usr" / "bin" / program
-    if found := shutil.which(program) or (str(place) if place.exists() else None):
+    if found := shutil.which(program):
         return found
-    PROGRAMS.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=PROGRAMS) as folder:
+    return str(debian_folder(package, f"usr/bin/{program}") / "usr" / "bin" / program)
+
+
+def debian_folder(
+    package: str,
+    within: str,  # what is wanted of it
+    programs: Path = PROGRAMS,  # where packages are unpacked
+) -> Path:
+    """The folder that a package of Debian is unpacked in, not installed; skips without it."""
+    place = programs / package
+    if (place / within).exists():
+        return place
+    programs.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=programs) as folder:
         why = _unpack(package, Path(folder))
         with contextlib.suppress(OSError):  # another test process was faster
-            (Path(folder) / "unpacked").rename(PROGRAMS / package)
-    if place.exists():
-        return str(place)
-    reason = f"{program} cannot be had from Debian's package {package}: {why}"
+            (Path(folder) / "unpacked").rename(place)
+    if (place / within).exists():
+        return place
+    reason = f"{within} cannot be had from Debian's package {package}: {why}"
     pytest.fail(reason) if REQUIRED else pytest.skip(reason)
 
 

@@ -28,7 +28,19 @@ from mlops_nb.commands.catalogue_look import (
 from mlops_nb.commands.catalogue_look import (
     EXPORT as EXPORT_RUNS,
 )
-from .catalogue_project import COMPLETION, CONFIG, DOCTOR, EXPORT, FSCK, GC, NEW, PACKAGE, PREDICT
+from mlops_nb.commands.catalogue_project import (
+    COMPLETION,
+    CONFIG,
+    DOCTOR,
+    EXPORT,
+    FSCK,
+    GC,
+    LEDGER,
+    LEDGER_COPY,
+    NEW,
+    PACKAGE,
+    PREDICT,
+)
 from mlops_nb.commands.catalogue_registry import (
     APPROVE,
     MODELS,
@@ -315,7 +327,7 @@ COMMANDS = {
         *(*FILES, *ACCESS),
         *(SIGN, VERIFY, KEYS, KEYS_LIST, KEYS_NEW, KEYS_TRUST, KEYS_REVOKE, KEYS_ROTATE),
         *(*RELEASES, PACKAGE, PREDICT, PREDICTIONS, OBSERVE),
-        *(NEW, CONFIG, EXPORT, DOCTOR, GC, FSCK, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
+        *(NEW, CONFIG, EXPORT, DOCTOR, GC, FSCK, LEDGER, LEDGER_COPY, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
     )
 }
 HEADLINE = "mlops-nb: notebooks are pipelines, and every run is recorded, explained and served."

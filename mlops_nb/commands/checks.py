@@ -184,23 +184,23 @@ def _shown(path: Path, settings: Settings) -> str:
 def check_ledger(settings: Settings, fix: bool) -> Iterator[Finding]:
     "Whether the ledger is whole and of this version, and whether runs died in it"
     from mlops_nb.core.ledger import Ledger
-    from mlops_nb.core.ledger.database import Database
     from mlops_nb.core.ledger.migrate import HEAD, schema_number
+    from mlops_nb.core.ledger.upgrade import database_of
 
-    path = settings.workspace.path / "ledger.sqlite"
-    if not path.exists():
-        yield Finding("ok", "ledger", "none yet; the first run makes it")
+    database = database_of(settings)
+    place = f"{database}: " if database.apart else ""
+    if not database.exists():
+        yield Finding("ok", "ledger", f"{place}none yet; the first run makes it")
         return
-    database = Database(path)
-    number, sound = schema_number(database), database.rows("PRAGMA quick_check")[0]["quick_check"]
+    number, damaged = schema_number(database), database.problems(quick=True)
     database.close()
-    if sound != "ok":
-        yield Finding("fail", "ledger", f"is damaged: {sound}", "mlops-nb fsck --rebuild")
+    if damaged:
+        yield Finding("fail", "ledger", f"is damaged: {damaged[0]}", "mlops-nb fsck --rebuild")
         return
     older = f", schema {number}; it becomes {HEAD} at the next run" if number != HEAD else f", schema {HEAD}"
     ledger = Ledger.open(settings)
     count = len(ledger.runs(limit=100_000))
-    yield Finding("ok", "ledger", f"whole{older}, {counted(count, 'run')}")
+    yield Finding("ok", "ledger", f"{place}whole{older}, {counted(count, 'run')}")
     yield from _check_dead_runs(ledger, fix)
     ledger.close()
 

@@ -8,8 +8,8 @@ __all__ = ['PAUSE', 'TICK', 'ENDS', 'run_pipeline', 'run_plan']
 # %% ../../nbs/30_pipeline/16_run.ipynb #16699160
 import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from ..core.errors import Interrupted, MlopsError, StepFailed, StorageError
@@ -313,6 +313,16 @@ def _finish(run: Run) -> int:
     return _complete_call(run) if run.call else _complete(run)
 
 
+@contextmanager
+def _sharing(settings: Settings) -> Iterator[None]:
+    "Keep collectors on other machines away while a run is planned"
+    if not settings.workspace.ledger:
+        yield
+        return
+    with Ledger.open(settings) as ledger, ledger.using():
+        yield
+
+
 def run_pipeline(
     settings: Settings,
     name: str,  # of the pipeline
@@ -333,7 +343,7 @@ def run_pipeline(
     "Run a pipeline; raises only before it has begun"
     options: dict[str, Any] = {"from_": from_, "to": to, "only": only, "folder": folder, "sweep": sweep}
     hears, workspace = reporter or Reporter(), settings.workspace.path
-    with using(workspace) if workspace.exists() else nullcontext():  # what is planned to be reused stays there
+    with using(workspace) if workspace.exists() else nullcontext(), _sharing(settings):  # what is to be reused stays
         plan = make_plan(settings, name, parameters, force=force, **options)._replace(origin=origin)
         hears.plan(plan)
         most = jobs or settings.pipeline.jobs or available_cores()
@@ -351,7 +361,7 @@ def run_plan(
     document: Mapping[str, Any] | None = None,  # what is to be said about it besides
 ) -> RunResult:
     "Do what a plan says; raises only before the run has begun"
-    with Ledger.open(settings) as ledger, using(settings.workspace.path):
+    with Ledger.open(settings) as ledger, using(settings.workspace.path), ledger.using():
         run = _members(Shared(settings, plan, ledger, hears, most, supply), plan)
         run.document |= document or {}
         with run.interruption:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DAY', 'age', 'scratch_folders', 'objects_of', 'Findings', 'find_garbage', 'refuse_unknown', 'size_of', 'delete',
-           'hold', 'collect', 'undelivered']
+           'hold', 'keep_away', 'collect', 'undelivered']
 
 # %% ../../nbs/60_registry/08_collect.ipynb #3d499e8e
 import json
@@ -135,9 +135,10 @@ def _temporaries(workspace: Path) -> Iterator[Path]:
 def refuse_unknown(
     workspace: Path,
     known: set[str],  # ids of the runs that the ledger has
+    there: bool,  # whether there is a ledger at all
 ) -> None:
     "Refuse to collect what a ledger that was lost could still be rebuilt from"
-    if not (workspace / "ledger.sqlite").exists() and (workspace / "attempts").exists():
+    if not there and (workspace / "attempts").exists():
         raise StorageError(f"There are runs in {workspace}, and no ledger.", "Make it anew: mlops-nb fsck --rebuild.")
     records = [*workspace.glob(f"runs/*/{RUN}"), *workspace.glob(f"attempts/*/*/{RESULT}")]
     folders = {path.relative_to(workspace).parts[1]: path for path in records}
@@ -181,6 +182,21 @@ def hold(
         raise _busy(running, what)
 
 
+def keep_away(
+    ledger: Ledger,
+    stack: ExitStack,  # closes what is opened here
+    what: str,  # what is to be done, for the message
+) -> None:
+    "Keep away everybody else who shares the ledger, on whatever machine; `Busy` when a run is going on"
+    running = Garbage(ledger.database).running()
+    try:
+        stack.enter_context(ledger.alone())
+    except Busy as error:
+        raise _busy(running, what) from error
+    if running := Garbage(ledger.database).running():  # it may have lost its lock with its connection, and goes on
+        raise _busy(running, what)
+
+
 def _running(settings: Settings) -> list[dict[str, Any]]:
     "Runs that go on, as far as the ledger tells"
     try:
@@ -212,8 +228,10 @@ def collect(
         if delete_them:
             hold(settings, stack, "deleting")
         ledger = stack.enter_context(Ledger.open(settings, create=False))
+        if delete_them:
+            keep_away(ledger, stack, "deleting")
         garbage = Garbage(ledger.database)
-        refuse_unknown(workspace, garbage.known_runs())
+        refuse_unknown(workspace, garbage.known_runs(), ledger.database.exists())
         reach = garbage.reach(count, since, undelivered(settings, ledger))
         found = find_garbage(settings, reach, now)
         document = _document(found, reach.runs, sum(map(size_of, found.paths())), delete_them)

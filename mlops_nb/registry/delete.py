@@ -17,7 +17,7 @@ from ..core.ledger.database import one_of
 from ..core.ledger.deletion import Deleter, Deletion
 from ..core.settings import Settings
 from ..pipeline.record import keep_registry, keep_run, read_record
-from .collect import delete, hold, objects_of, scratch_folders, size_of
+from .collect import delete, hold, keep_away, objects_of, scratch_folders, size_of
 from .releases import Release, generations
 
 # %% ../../nbs/60_registry/20_delete.ipynb #4342c5ee
@@ -87,6 +87,8 @@ def delete_runs(
         if delete_them and chosen:
             hold(settings, stack, "deleting")
         ledger = stack.enter_context(Ledger.open(settings, create=False))
+        if delete_them and chosen:
+            keep_away(ledger, stack, "deleting")
         deleter = Deleter(ledger.database)
         plan = deleter.plan(chosen, released(workspace))
         if named and plan.kept:

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 from ..core.errors import MlopsError, StorageError
 from ..core.files import read_json
 from ..core.hashing import sha256_file
-from ..core.ledger.database import Database
 from ..core.ledger.garbage import Garbage
 from ..core.ledger.migrate import HEAD, schema_number
+from ..core.ledger.upgrade import database_of
 from ..core.settings import Settings
 from ..core.store import DIGEST
 from ..pipeline.record import REGISTRY, RESULT, read_record
@@ -47,7 +47,7 @@ class Workspace:
 
     def __init__(self, settings: Settings):
         self.settings, self.path = settings, settings.workspace.path
-        self.database = Database(self.path / "ledger.sqlite")
+        self.database = database_of(settings)
         self.counts: dict[str, int] = {}
         self.digests: set[str] = set()  # of objects that are there and sound
         self.results: list[dict[str, Any]] = []  # those whose files have to be there
@@ -63,23 +63,24 @@ class Workspace:
 
 # %% ../../nbs/60_registry/09_fsck.ipynb #6cf41201
 def check_ledger(workspace: Workspace) -> Iterator[Finding]:
-    "Whether SQLite finds the file whole, and its references lead somewhere"
-    if not workspace.database.path.exists():
+    "Whether the database finds itself whole, and its references lead somewhere"
+    database, rows = workspace.database, workspace.database.rows
+    if not database.exists():
         if (workspace.path / "attempts").exists():
-            yield Finding("fail", "ledger", "ledger.sqlite is missing, and there are runs", REBUILD)
+            yield Finding("fail", "ledger", f"{database.title} is missing, and there are runs", REBUILD)
         return
-    rows = workspace.database.rows
-    found = [row["integrity_check"] for row in rows("PRAGMA integrity_check")]
-    if found != ["ok"]:
-        yield Finding("fail", "ledger", f"ledger.sqlite is damaged: {found[0]}", REBUILD)
+    if found := database.problems():
+        yield Finding("fail", "ledger", f"{database.title} is damaged: {found[0]}", REBUILD)
         return
-    for table in rows("SELECT name FROM sqlite_master WHERE type = 'table'"):
-        rows(f'SELECT * FROM "{table["name"]}"')  # SQLite does not look whether a text is one: reading it does
-    if broken := rows("PRAGMA foreign_key_check"):
-        tables = ", ".join(sorted({row["table"] for row in broken}))
-        yield Finding("fail", "ledger", f"{len(broken)} rows of {tables} refer to what is not there", REBUILD)
-    if (number := schema_number(workspace.database)) != HEAD:
-        yield Finding("warn", "ledger", f"ledger.sqlite has schema {number}, not {HEAD}", "The next run upgrades it.")
+    for table in database.tables():
+        rows(f'SELECT * FROM "{table}"')  # SQLite does not look whether a text is one: reading it does
+    if broken := database.lost():
+        words = f"{sum(broken.values())} rows of {', '.join(sorted(broken))} refer to what is not there"
+        yield Finding("fail", "ledger", words, REBUILD)
+    if (number := schema_number(database)) != HEAD:
+        yield Finding(
+            "warn", "ledger", f"{database.title} has schema {number}, not {HEAD}", "The next run upgrades it."
+        )
         return
     workspace.collected = Garbage(workspace.database).given_up()
     query = "SELECT x.*, s.attempt FROM results x LEFT JOIN run_steps s ON s.run_id = x.run_id AND s.step = x.step"
@@ -287,7 +288,7 @@ def check_orphans(workspace: Workspace) -> Iterator[Finding]:
         return
     garbage = Garbage(workspace.database)
     try:
-        refuse_unknown(workspace.path, garbage.known_runs())
+        refuse_unknown(workspace.path, garbage.known_runs(), workspace.database.exists())
     except StorageError as error:
         yield Finding("fail", "ledger", error.message, REBUILD)
         return

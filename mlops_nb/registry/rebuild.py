@@ -21,7 +21,7 @@ from ..core.ledger.database import Database, Execute, now, to_text
 from ..core.ledger.leases import owner_columns
 from ..core.ledger.migrate import open_database
 from ..core.ledger.models import actor
-from ..core.ledger.results import insert_contents
+from ..core.ledger.results import insert_contents, insert_result
 from ..core.ledger.runs import GONE, insert, user_name
 from ..core.settings import Settings
 from ..core.store import Store
@@ -99,8 +99,8 @@ def _insert_result(execute: Execute, result: dict[str, Any]) -> int:
         return known[0]["id"]
     facts = {name: result[name] for name in ("key", "pipeline", "step", "created", "seconds", "notebook")}
     texts = {"parts": to_text(result["parts"]), "manifest": to_text(result["manifest"])}
-    insert(execute, "results", **facts, **texts, cache_key=key, run_id=result["run"])
-    number = execute("SELECT last_insert_rowid() AS id")[0]["id"]
+    number = insert_result(execute, {**facts, **texts, "cache_key": key, "run_id": result["run"]})
+    assert number is not None, "nobody else writes, and the key was looked for"
     points = read_points(result["attempt"] / POINTS)
     insert_contents(execute, number, result["manifest"]["gives"], points)
     return number
@@ -143,6 +143,7 @@ def insert_registry(execute: Execute, records: Records) -> None:
     for table in ("model_versions", "alias_events", "releases", "events"):
         for row in records.registry.get(table, ()):
             insert(execute, table, **row)
+    execute.renumber("events")
     known = {(row["name"], row["version"]) for row in records.registry.get("model_versions", ())}
     found = {**_told_by_runs(records), **_released(records)}
     lost = {place: model for place, model in sorted(found.items()) if place not in known}
@@ -249,17 +250,39 @@ def rebuild(settings: Settings) -> dict[str, Any]:
     workspace = make_folder(settings.workspace.path)
     with ExitStack() as stack:
         hold(settings, stack, "rebuilding")
-        folder = Path(tempfile.mkdtemp(prefix="rebuild-", dir=make_folder(workspace / "tmp")))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
         records = Records(workspace)
-        database = open_database(folder / "ledger.sqlite")
-        counts = _fill(database, records)
-        database.close()
-        point("before-replace")
-        kept = _put_aside(workspace)
-        point("while-replacing")
-        replace_durably(folder / "ledger.sqlite", workspace / "ledger.sqlite")
-    return {**counts, "kept": kept, "unknown": [*records.unknown, *FOREVER]}
+        counts = _into_postgres(settings, records, stack) if settings.workspace.ledger else _into_file(records, stack)
+    return {**counts, "unknown": [*records.unknown, *FOREVER]}
+
+
+def _into_file(records: Records, stack: ExitStack) -> dict[str, Any]:
+    workspace = records.workspace
+    folder = Path(tempfile.mkdtemp(prefix="rebuild-", dir=make_folder(workspace / "tmp")))
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    database = open_database(folder / "ledger.sqlite")
+    counts = _fill(database, records)
+    database.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.close()
+    point("before-replace")
+    kept = _put_aside(workspace)
+    point("while-replacing")
+    replace_durably(folder / "ledger.sqlite", workspace / "ledger.sqlite")
+    return {**counts, "kept": kept}
+
+
+def _into_postgres(settings: Settings, records: Records, stack: ExitStack) -> dict[str, Any]:
+    "The old tables stay in a schema of their own; a kill in between leaves an empty ledger, which is rebuilt again"
+    from mlops_nb.core.ledger.postgres import Postgres
+    from mlops_nb.core.ledger.upgrade import database_of, put_aside, upgrade_postgres
+
+    database = database_of(settings)
+    assert isinstance(database, Postgres)
+    stack.callback(database.close)
+    stack.enter_context(database.holding("workspace", patience=0))
+    kept = put_aside(database)
+    upgrade_postgres(database)
+    database.ready = True
+    return {**_fill(database, records), "kept": kept}
 
 
 def _fill(database: Database, records: Records) -> dict[str, int]:
@@ -268,9 +291,7 @@ def _fill(database: Database, records: Records) -> dict[str, int]:
         insert_steps(execute, records, insert_results(execute, records))
         insert_registry(execute, records)
     tables = {"runs": "runs", "results": "results", "versions": "model_versions", "releases": "releases"}
-    counts = {name: database.rows(f"SELECT count(*) AS n FROM {table}")[0]["n"] for name, table in tables.items()}
-    database.rows("PRAGMA wal_checkpoint(TRUNCATE)")
-    return counts
+    return {name: database.rows(f"SELECT count(*) AS n FROM {table}")[0]["n"] for name, table in tables.items()}
 
 
 def _put_aside(workspace: Path) -> str | None:

@@ -275,7 +275,8 @@ def release_champion(
     if registrar.ledger.alias(name, CHAMPION) is None:
         return
     recipients = chosen_recipients(registrar.settings, registrar.ledger, name)
-    with FileLock(make_folder(registrar.releases) / ".lock"):  # whoever moved the alias last asks last
+    lock = FileLock(make_folder(registrar.releases) / ".lock")
+    with lock, registrar.ledger.acting(f"model {name}"):  # whoever moved the alias last asks last
         while not _is_released(registrar, name, recipients, alone):
             if _publish(registrar, name, recipients, hurry):
                 break

@@ -8,6 +8,7 @@ __all__ = ['reached', 'delete_versions', 'prune_versions']
 # %% ../../nbs/60_registry/53_retention.ipynb #7a50e439
 import shutil
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,10 @@ def _delete(
     document = {"versions": [f"{one['name']}:{one['version']}" for one in versions], "kept": kept}
     document |= {"bytes": sum(map(size_of, folders)), "deleted": really}
     if really and versions:
-        with FileLock(make_folder(settings.workspace.path / "releases") / ".lock"):
+        lock = FileLock(make_folder(settings.workspace.path / "releases") / ".lock")
+        with lock, ExitStack() as stack:
+            for name in sorted({version["name"] for version in versions}):
+                stack.enter_context(ledger.acting(f"model {name}"))
             for version in versions:
                 ledger.delete_version(version["name"], version["version"], why)
                 point("before-collect")

@@ -88,9 +88,10 @@ def shares(
 
 # %% ../../nbs/60_registry/26_rollout.ipynb #da6ef49c
 @contextmanager
-def acting(settings: Settings, model: str) -> Iterator[None]:
-    "One act at a time: what is looked at holds until it is done"
-    with FileLock(make_folder(settings.workspace.path / "releases") / f".rollout-{model}.lock"):
+def acting(settings: Settings, ledger: "Ledger", model: str) -> Iterator[None]:
+    "One act at a time, on any machine: what is looked at holds until it is done"
+    lock = FileLock(make_folder(settings.workspace.path / "releases") / f".rollout-{model}.lock")
+    with lock, ledger.acting(f"rollout {model}"):
         yield
 
 
@@ -150,7 +151,7 @@ def _publish(settings: Settings, ledger: "Ledger", state: dict[str, Any]) -> dic
     champion = find_version(ledger, f"{model}:{state['champion']}")
     registrar = _registrar(settings, ledger, champion)
     recipients = chosen_recipients(settings, ledger, model)
-    with FileLock(make_folder(registrar.releases) / ".lock"):
+    with FileLock(make_folder(registrar.releases) / ".lock"), ledger.acting(f"model {model}"):
         if ledger.alias(model, CHAMPION) != state["champion"]:
             hint = f"Look at mlops-nb release status {model}, and start again."
             raise UsageError(f"Version {state['champion']} of {model} is not champion any more.", hint)
@@ -235,7 +236,7 @@ def start(
 ) -> dict[str, Any]:
     "Begin a rollout and release its first step; the state"
     versions = [find_version(ledger, text) for text in candidates]
-    with acting(settings, _one_model(versions, plan)):
+    with acting(settings, ledger, _one_model(versions, plan)):
         return _start(settings, ledger, versions, plan, reason)
 
 
@@ -331,7 +332,7 @@ def step(
     reason: str = "",
 ) -> dict[str, Any]:
     "Give the candidate its next share, or `to`; the state"
-    with acting(settings, model):
+    with acting(settings, ledger, model):
         return _step(settings, ledger, model, to, reason)
 
 
@@ -372,7 +373,7 @@ def hold(
 ) -> dict[str, Any]:
     "Keep a rollout where it is, or let it go on; the shares stay as they are"
     wanted, action = (PAUSED, "pause") if paused else (RUNNING, "resume")
-    with acting(settings, model):
+    with acting(settings, ledger, model):
         state = need_standing(ledger, model)
         if state["state"] == wanted:
             hint = f"See mlops-nb release status {model}."
@@ -389,7 +390,7 @@ def finish(
     override_gates: bool = False,  # although a gate or an approval is in the way
 ) -> dict[str, Any]:
     "Make the candidate champion and give it all of the traffic; the state"
-    with acting(settings, model):
+    with acting(settings, ledger, model):
         return _finish(settings, ledger, model, version, reason, override_gates)
 
 
@@ -424,7 +425,7 @@ def abort(
     reason: str = "",
 ) -> dict[str, Any]:
     "Give the champion all of the traffic again, at once; the state"
-    with acting(settings, model):
+    with acting(settings, ledger, model):
         return _abort(settings, ledger, model, reason)
 
 

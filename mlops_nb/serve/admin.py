@@ -105,7 +105,8 @@ class Admin:
         return {"model": model, "action": action, "reason": reason, "by": who}
 
     def _by_command(self, who: str, action: str, model: str, reason: str) -> dict[str, Any]:
-        if not (self.settings.workspace.path / "ledger.sqlite").is_file():
+        workspace = self.settings.workspace
+        if not workspace.ledger and not (workspace.path / "ledger.sqlite").is_file():
             detail = f"This service has no ledger to plan a release in, and {action} needs one."
             raise Problem(
                 409, f"{detail} Say mlops-nb release {action} {model} where the ledger is, or stop the model here."

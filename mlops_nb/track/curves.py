@@ -9,7 +9,6 @@ __all__ = ['thinned', 'curves_of', 'run_curves', 'Curves', 'curves']
 import html
 import os
 from collections.abc import Collection, Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import UsageError, did_you_mean
@@ -58,7 +57,7 @@ def run_curves(
 ) -> list[Curve]:
     "The curves of some runs, also of steps that have no result (yet), by run, step and name"
     found = ledger.curves(runs, step, name, most)
-    workspace = Path(ledger.database.path).parent
+    workspace = ledger.database.workspace
     for row in ledger.unfinished_attempts(runs, step):
         points = read_points(workspace / row["attempt"] / POINTS)
         found += curves_of(points, row["run_id"], row["step"], name, most)

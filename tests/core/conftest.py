@@ -1,12 +1,14 @@
 """Small disks, other processes: what the tests of the core share."""
 
+import itertools
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from support import fill, memory_disk
+from postgres_service import ledger_url
+from support import fill, memory_disk, shared_folder
 
 from mlops_nb.core.settings import load_settings
 
@@ -72,8 +74,40 @@ def finish():
     return wait
 
 
+def pytest_generate_tests(metafunc):
+    """Every test of the ledger that asks for the settings of a project runs on both databases."""
+    if metafunc.module.__name__.startswith("test_core_ledger") and "settings" in metafunc.fixturenames:
+        metafunc.parametrize("where", ["sqlite", "postgres"], indirect=True)
+
+
 @pytest.fixture
-def settings(tmp_path):
+def where(request, tmp_path_factory):
+    """What `[workspace] ledger` is: nothing for SQLite, or the address of an empty ledger in Postgres."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        yield ""
+        return
+    name = f"test_{os.getpid()}_{next(NUMBERS)}"
+    with ledger_url(shared_folder(tmp_path_factory), name) as url:
+        yield url
+
+
+NUMBERS = itertools.count()
+
+
+@pytest.fixture
+def settings(tmp_path, where):
     """The settings of an empty project."""
-    (tmp_path / "settings.ini").write_text("[package]\nimport_name = churn\n")
-    return load_settings(tmp_path, environ={})
+    return project_settings(tmp_path, where)
+
+
+@pytest.fixture
+def file_settings(tmp_path):
+    """The settings of an empty project whose ledger is a file."""
+    return project_settings(tmp_path, "")
+
+
+def project_settings(folder: Path, url: str):
+    """Write settings.ini and read it."""
+    ledger = f"[workspace]\nledger = {url}\n" if url else ""
+    (folder / "settings.ini").write_text(f"[package]\nimport_name = churn\n{ledger}")
+    return load_settings(folder, environ={})

@@ -23,8 +23,8 @@ def settings_on(disk):
     return load_settings(disk.path, environ={"MLOPS_NB_WORKSPACE_PATH": str(disk.path / "ws")})
 
 
-def test_a_ledger_that_another_program_holds_is_busy_after_a_bounded_wait(settings, start_python):
-    with Ledger.open(settings, patience=0.3) as ledger:
+def test_a_ledger_that_another_program_holds_is_busy_after_a_bounded_wait(file_settings, start_python):
+    with Ledger.open(file_settings, patience=0.3) as ledger:
         ledger.begin_run("run-1", "tabular", {})
         holder = start_python(HOLD, ledger.database.path)
         assert holder.stdout.readline() == "held\n"
@@ -41,8 +41,8 @@ def test_a_ledger_that_another_program_holds_is_busy_after_a_bounded_wait(settin
         assert ledger.runs()[0]["status"] == "ok"
 
 
-def test_a_short_hold_is_waited_for(settings, start_python):
-    with Ledger.open(settings) as ledger:
+def test_a_short_hold_is_waited_for(file_settings, start_python):
+    with Ledger.open(file_settings) as ledger:
         holder = start_python(
             HOLD.replace("sys.stdin.readline()", "import time; time.sleep(0.5)"), ledger.database.path
         )
@@ -106,15 +106,15 @@ def test_a_new_workspace_on_a_read_only_disk(small_disk):
         Ledger.open(settings_on(small_disk))
 
 
-def test_looking_creates_nothing(settings):
-    with Ledger.open(settings, create=False) as ledger:
+def test_looking_creates_nothing(file_settings):
+    with Ledger.open(file_settings, create=False) as ledger:
         assert ledger.runs() == ledger.versions() == ledger.events() == ledger.reap() == []
         assert ledger.find_results(["k"]) == {}
         assert ledger.last_parts("tabular", "train") is None
         assert ledger.latest_run("tabular") is None
         with pytest.raises(StorageError, match="cannot be opened"):
             ledger.add_event("x", "y")
-    assert not settings.workspace.path.exists()
+    assert not file_settings.workspace.path.exists()
 
 
 def test_the_workspace_keeps_out_of_git(settings):
@@ -125,13 +125,13 @@ def test_the_workspace_keeps_out_of_git(settings):
     assert (settings.workspace.path / ".gitignore").read_text() == "mine\n"
 
 
-def test_the_ledger_follows_the_umask(settings):
+def test_the_ledger_follows_the_umask(file_settings):
     before = os.umask(0o027)
     try:
-        Ledger.open(settings).close()
+        Ledger.open(file_settings).close()
     finally:
         os.umask(before)
-    mode = (settings.workspace.path / "ledger.sqlite").stat().st_mode
+    mode = (file_settings.workspace.path / "ledger.sqlite").stat().st_mode
     assert stat.S_IMODE(mode) == 0o640
 
 

@@ -70,12 +70,12 @@ def test_a_kill_during_commits_leaves_whole_results(settings, ledger, start_pyth
     assert found["results"] >= 10
     assert found["artifacts"] == found["results"]
     assert found["points"] == 20 * found["results"]
-    assert ledger.database.rows("PRAGMA integrity_check") == [{"integrity_check": "ok"}]
+    assert ledger.database.problems() == [] and ledger.database.lost() == {}
 
 
 def test_a_commit_that_fails_leaves_nothing(ledger):
     bad = {"gives": {"model": {"type": "Model", "sha256": None, "size": 3}}, "metrics": {}}
-    with pytest.raises(Exception, match="NOT NULL"):
+    with pytest.raises(Exception, match=r"(?i)not.null"):
         ledger.commit_step("run-1", "train", key="k", parts={}, manifest=bad)
     assert set(counts(ledger).values()) == {0}
 

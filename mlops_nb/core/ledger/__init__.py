@@ -6,8 +6,11 @@
 __all__ = ['Ledger']
 
 # %% ../../../nbs/00_core/18_ledger.ipynb #34d59171
+from contextlib import AbstractContextManager
 from types import TracebackType
+from typing import Any
 
+from .. import locks
 from ..files import atomic_write
 from .annotations import Annotations
 from .costs import Costs
@@ -60,16 +63,35 @@ class Ledger(
         workspace = settings.workspace.path
         if create and not (workspace / ".gitignore").exists():
             atomic_write(workspace / ".gitignore", "*\n")
+        if settings.workspace.ledger or settings.workspace.url:
+            from mlops_nb.core.ledger.upgrade import open_for
+
+            return cls(open_for(settings, create, patience))
         return cls(open_database(workspace / "ledger.sqlite", create=create, patience=patience))
 
     def __repr__(self) -> str:
-        return f"Ledger({str(self.database.path)!r})"
+        return f"Ledger({str(self.database)!r})"
 
     def __enter__(self) -> "Ledger":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def using(self) -> AbstractContextManager[Any]:
+        "Held by whoever makes objects, on any machine: nobody collects meanwhile"
+        return self.database.holding("workspace", shared=True, patience=locks.PATIENCE)
+
+    def alone(self) -> AbstractContextManager[Any]:
+        "Held by whoever deletes objects: nobody makes any meanwhile, on any machine; `Busy` at once when somebody does"
+        return self.database.holding("workspace", patience=0)
+
+    def acting(
+        self,
+        subject: str,  # 'model churn'
+    ) -> AbstractContextManager[Any]:
+        "One act at a time on one subject, on any machine"
+        return self.database.holding(subject, patience=30)
 
     def close(self) -> None:
         "Stop the heartbeat and close the connections"

@@ -7,8 +7,8 @@ __all__ = ['TAG', 'LONGEST', 'check_tag', 'check_note', 'Annotations']
 
 # %% ../../../nbs/00_core/20_ledger_annotations.ipynb #29df7569
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from ..errors import STEERING, UsageError
@@ -44,19 +44,31 @@ _ONE = "run_id = :run AND kind = :kind AND name = :name"
 
 
 def _put(execute: Execute, run_id: str, kind: str, name: str = "", text: str = "") -> None:
-    _take(execute, run_id, kind, name)
-    insert(execute, "run_annotations", run_id=run_id, kind=kind, name=name, text=text, at=now(), actor=actor())
+    execute(
+        "INSERT INTO run_annotations (run_id, kind, name, text, at, actor) "
+        "VALUES (:run, :kind, :name, :text, :at, :actor) ON CONFLICT (run_id, kind, name) "
+        "DO UPDATE SET text = excluded.text, at = excluded.at, actor = excluded.actor",
+        **{"run": run_id, "kind": kind, "name": name, "text": text, "at": now(), "actor": actor()},
+    )
 
 
 def _take(execute: Execute, run_id: str, kind: str, name: str = "") -> None:
     execute(f"DELETE FROM run_annotations WHERE {_ONE}", run=run_id, kind=kind, name=name)
 
 
-@contextmanager
-def _changing(database: Database, run_id: str, event: str, **details: Any) -> Iterator[Execute]:
-    with database.transaction() as execute:
-        yield execute
+def _tag(execute: Execute, run_id: str, added: Sequence[str], removed: Sequence[str]) -> None:
+    for tag in added:
+        _put(execute, run_id, "tag", tag)
+    for tag in removed:
+        _take(execute, run_id, "tag", tag)
+
+
+def _change(database: Database, run_id: str, event: str, change: Callable[[Execute], None], **details: Any) -> None:
+    def write(execute: Execute) -> None:
+        change(execute)
         insert(execute, "events", at=now(), actor=actor(), kind=event, subject=run_id, details=to_text(details))
+
+    database.write(write)
 
 # %% ../../../nbs/00_core/20_ledger_annotations.ipynb #5922b18a
 class Annotations(Records):
@@ -74,11 +86,7 @@ class Annotations(Records):
         removed = {check_tag(tag) for tag in remove} & before
         if added or removed:
             changes = {"added": sorted(added), "removed": sorted(removed)}
-            with _changing(self.database, run_id, "run_tagged", **changes) as execute:
-                for tag in sorted(added):
-                    _put(execute, run_id, "tag", tag)
-                for tag in sorted(removed):
-                    _take(execute, run_id, "tag", tag)
+            _change(self.database, run_id, "run_tagged", lambda execute: _tag(execute, run_id, **changes), **changes)
         return sorted(before - removed | added)
 
     def note_run(
@@ -89,8 +97,9 @@ class Annotations(Records):
         "Write the note of a run, in place of the one before"
         text, before = check_note(text), self.annotations([run_id])[run_id]["note"]
         if text != before:
-            with _changing(self.database, run_id, "run_noted", note=text, before=before) as execute:
-                _put(execute, run_id, "note", "", text) if text else _take(execute, run_id, "note")
+            change = partial(_put, text=text) if text else _take
+            note = partial(change, run_id=run_id, kind="note")
+            _change(self.database, run_id, "run_noted", note, note=text, before=before)
 
     def star_run(
         self,
@@ -99,8 +108,8 @@ class Annotations(Records):
     ) -> None:
         "Give a run a star"
         if starred != self.annotations([run_id])[run_id]["starred"]:
-            with _changing(self.database, run_id, "run_starred" if starred else "run_unstarred") as execute:
-                _put(execute, run_id, "star") if starred else _take(execute, run_id, "star")
+            star = partial(_put if starred else _take, run_id=run_id, kind="star")
+            _change(self.database, run_id, "run_starred" if starred else "run_unstarred", star)
 
     def annotations(self, run_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         "Tags, note and star of each run"

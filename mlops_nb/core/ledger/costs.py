@@ -58,12 +58,11 @@ class Costs(Records):
     def add_cost(self, run_id: str, step: str, cpu_seconds: float, factors: Factors) -> None:
         "Enter what one try of a step cost"
         columns = {"run_id": run_id, "step": step, "cpu_seconds": max(0.0, cpu_seconds), **factors._asdict()}
-        with self.database.transaction(durable=False) as execute:
-            execute(
-                f"INSERT INTO step_costs ({', '.join(columns)}) VALUES ({', '.join(':' + name for name in columns)}) "
-                "ON CONFLICT (run_id, step) DO UPDATE SET cpu_seconds = step_costs.cpu_seconds + excluded.cpu_seconds",
-                **columns,
-            )
+        statement = (
+            f"INSERT INTO step_costs ({', '.join(columns)}) VALUES ({', '.join(':' + name for name in columns)}) "
+            "ON CONFLICT (run_id, step) DO UPDATE SET cpu_seconds = step_costs.cpu_seconds + excluded.cpu_seconds"
+        )
+        self.database.write(lambda execute: execute(statement, **columns), durable=False)
 
     def costs(self, run_ids: Sequence[str]) -> dict[str, dict[str, Any] | None]:
         "What each run cost; None where nothing was measured, as in a run that only reused results"

@@ -49,8 +49,8 @@ WITH found AS (
 SELECT f.run_id, f.step AS step_name, f.name, COALESCE(p.step, p.position) AS place, p.t, p.value
 FROM found f JOIN points p ON p.result_id = f.result_id AND p.name = f.name AND p.value IS NOT NULL
 WHERE f.total <= :most OR p.position IN (f.first, f.last)
-    OR (p.position - f.first) * (:most - 1) / (f.last - f.first)
-    <> (p.position - f.first - (f.last - f.first) / (f.total - 1)) * (:most - 1) / (f.last - f.first)
+    OR (p.position - f.first) * (:most - 1) / NULLIF(f.last - f.first, 0)
+    <> (p.position - f.first - (f.last - f.first) / NULLIF(f.total - 1, 0)) * (:most - 1) / NULLIF(f.last - f.first, 0)
 ORDER BY f.run_id, f.rank, f.step, f.name, p.position
 """
 

@@ -11,7 +11,7 @@ from typing import Any
 from .database import Records, now, one_of
 
 # %% ../../../nbs/00_core/17_ledger_deliveries.ipynb #bdd40ea3
-ORDER = "s.result_id IS NULL, s.result_id, r.started, s.position, m.step"
+ORDER = "s.result_id IS NULL, s.result_id, r.started, s.position NULLS FIRST, m.step"
 
 
 class Deliveries(Records):
@@ -43,16 +43,14 @@ class Deliveries(Records):
         tried: int = 0,  # added to the number of attempts
     ) -> None:
         "Remember how far the delivery is"
-        with self.database.transaction() as execute:
-            execute(
-                "INSERT INTO deliveries (run_id, step, state, attempts, error, next_try, updated) "
-                "VALUES (:run, :step, :state, :tried, :error, :next_try, :now) "
-                "ON CONFLICT (run_id, step) DO UPDATE SET state = :state, attempts = attempts + :tried, "
-                "error = :error, next_try = :next_try, updated = :now",
-                **{"run": run, "step": step, "state": state, "error": error, "next_try": next_try},
-                tried=tried,
-                now=now(),
-            )
+        statement = (
+            "INSERT INTO deliveries (run_id, step, state, attempts, error, next_try, updated) "
+            "VALUES (:run, :step, :state, :tried, :error, :next_try, :now) "
+            "ON CONFLICT (run_id, step) DO UPDATE SET state = :state, attempts = deliveries.attempts + :tried, "
+            "error = :error, next_try = :next_try, updated = :now"
+        )
+        values = {"run": run, "step": step, "state": state, "error": error, "next_try": next_try, "tried": tried}
+        self.database.write(lambda execute: execute(statement, **values, now=now()))
 
     def lineage_runs(self, runs: list[str]) -> list[str]:
         "These runs, their children, and all runs in which something was computed that they are made of"

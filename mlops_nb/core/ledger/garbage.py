@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from .database import Execute, Records, now, to_text
+from .database import Database, Execute, Records, now, to_text
 from .leases import is_gone
 from .models import STANDING, actor
 from .runs import insert
@@ -20,6 +20,7 @@ def recent_runs(
     rows: list[dict[str, Any]],  # of the table `runs`, newest first
     count: int | None,  # how many of each pipeline, sweeps counted once
     since: str | None,  # or: from this time on
+    database: Database | None = None,  # whose clock judges which runs go on
 ) -> set[str]:
     "Ids of the runs that are recent, with the newest good one of each pipeline"
     kept, seen, good = set(), dict[str, int](), set()
@@ -29,7 +30,12 @@ def recent_runs(
         newest_good = row["status"] == "ok" and row["pipeline"] not in good and not row.get("repeats")
         if newest_good:
             good.add(row["pipeline"])
-        if young or newest_good or row["status"] == "waiting" or (row["status"] == "running" and not is_gone(row)):
+        if (
+            young
+            or newest_good
+            or row["status"] == "waiting"
+            or (row["status"] == "running" and not is_gone(row, database))
+        ):
             kept.add(row["id"])
     return kept
 
@@ -86,7 +92,9 @@ class Garbage(Records):
         versions = self.database.rows(f"SELECT digest, run_id FROM {STANDING}")
         known = {row["id"] for row in rows}
         registered = {row["run_id"] for row in versions} & known
-        runs = with_family(rows, recent_runs(rows, count, since) | registered | known.intersection(awaited))
+        runs = with_family(
+            rows, recent_runs(rows, count, since, self.database) | registered | known.intersection(awaited)
+        )
         results = [row for row in self.database.rows(_RESULTS) if row["kept_by"] in runs]
         origins = runs | {row["run_id"] for row in results}
         numbers = {row["id"] for row in results}
@@ -108,7 +116,7 @@ class Garbage(Records):
     def running(self) -> list[dict[str, Any]]:
         "Runs that go on, as far as this machine can see"
         rows = self.database.rows("SELECT * FROM runs WHERE status = 'running'")
-        return [row for row in rows if not is_gone(row)]
+        return [row for row in rows if not is_gone(row, self.database)]
 
     def known_runs(self) -> set[str]:
         "Ids of all runs"
@@ -127,8 +135,7 @@ class Garbage(Records):
         every = {row["id"] for row in self.database.rows("SELECT id FROM results")}
         lost, left = every - reach.results - results, self.known_runs() - reach.origins - runs
         if lost or left:
-            with self.database.transaction() as execute:
-                _give_up(execute, sorted(lost), sorted(left))
+            self.database.write(lambda execute: _give_up(execute, sorted(lost), sorted(left)))
         return lost, left
 
 

@@ -6,38 +6,60 @@
 __all__ = ['CALL', 'Keys']
 
 # %% ../../../nbs/00_core/25_ledger_keys.ipynb #357fc2bc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from .database import Execute, Records, from_text, now, to_text
+from .database import Database, Execute, Records, from_text, now, to_text
 from .leases import OWNED, Heart, Lease, is_gone, owner_columns
-from .runs import GONE, finish, insert_run, keep_sources
+from .runs import GONE, finish, insert, insert_run, keep_sources, run_facts
 
 # %% ../../../nbs/00_core/25_ledger_keys.ipynb #70f540b2
 CALL = "call:"  # what the lease of a call is named by
 
 
-class _Taken(Exception):
-    "Another process was faster"
-
-
-def _living(execute: Execute, run_id: str) -> dict[str, dict[str, Any]]:
+def _living(execute: Execute, database: Database, run_id: str) -> dict[str, dict[str, Any]]:
     "The leases of calls whose process lives, by name"
     rows = execute(
         f"SELECT * FROM leases WHERE run_id = :run AND substr(key, 1, {len(CALL)}) = :call", run=run_id, call=CALL
     )
-    return {row["key"]: row for row in rows if not is_gone(row)}
+    return {row["key"]: row for row in rows if not is_gone(row, database)}
 
 
-def _fail_lost(execute: Execute, run_id: str) -> None:
+def _fail_lost(execute: Execute, run_id: str, living: Container[str]) -> None:
     "Steps that are said to run, and that no living process works on, have failed"
-    living = _living(execute, run_id)
     for row in execute("SELECT step FROM run_steps WHERE run_id = :run AND state = 'running'", run=run_id):
         if f"{CALL}{run_id}/{row['step']}" not in living:
             execute(
                 "UPDATE run_steps SET state = 'failed', ended = :now, error = :error WHERE run_id = :run AND step = :step",
                 **{"now": now(), "error": to_text(GONE), "run": run_id, "step": row["step"]},
             )
+
+
+def _begin(execute: Execute, facts: dict[str, Any], key: str, parameters: dict[str, Any]) -> str:
+    execute.lock("run key", facts["pipeline"], key)
+    place = {"pipeline": facts["pipeline"], "key": key}
+    if found := execute("SELECT run_id FROM run_keys WHERE pipeline = :pipeline AND key = :key", **place):
+        return found[0]["run_id"]
+    insert_run(execute, facts, parameters, {})
+    insert(execute, "run_keys", **place, run_id=facts["id"])
+    return facts["id"]
+
+
+def _leave(
+    execute: Execute, database: Database, run_id: str, status: str, error: dict[str, Any] | None, mine: Sequence[Lease]
+) -> None:
+    execute.lock("run", run_id)
+    for lease in mine:
+        execute("DELETE FROM leases WHERE key = :key AND token = :token", key=lease.key, token=lease.token)
+    others = _living(execute, database, run_id)
+    if others and status not in ("ok", "refused"):
+        owner = next(iter(others.values()))
+        facts = {name: owner[name] for name in owner_columns()}
+        execute(f"UPDATE runs SET {OWNED} WHERE id = :run AND ended IS NULL", run=run_id, **facts)
+        return
+    failed = execute("SELECT 1 FROM run_steps WHERE run_id = :run AND state = 'failed' LIMIT 1", run=run_id)
+    finish(execute, run_id, "failed" if status == "waiting" and failed else status, now(), error)
 
 
 class Keys(Records):
@@ -62,19 +84,9 @@ class Keys(Records):
         git: dict[str, Any] | None = None,  # commit and dirty flag
     ) -> str:
         "Enter a run under its key; the id of the run that the key stands for, which another process may have entered"
-        try:
-            with self.database.transaction() as execute:
-                insert_run(execute, run_id, pipeline, parameters, command=command, git=git)
-                taken = execute(
-                    "INSERT INTO run_keys (pipeline, key, run_id) VALUES (:pipeline, :key, :run) "
-                    "ON CONFLICT (pipeline, key) DO NOTHING RETURNING run_id",
-                    **{"pipeline": pipeline, "key": key, "run": run_id},
-                )
-                if not taken:
-                    raise _Taken
-        except _Taken:
-            return self.keyed_run(pipeline, key) or run_id
-        return run_id
+        facts = run_facts(run_id, pipeline, command=command, git=git)
+        begun = self.database.write(partial(_begin, facts=facts, key=key, parameters=parameters))
+        return begun
 
     def enter_run(
         self,
@@ -83,13 +95,18 @@ class Keys(Records):
         sources: dict[str, str],  # digest of each source that runs, by path in the project
     ) -> None:
         "Go on with a run: this process works on it from now on"
-        with self.database.transaction(durable=False) as execute:
+        names = list(steps)
+
+        def enter(execute: Execute) -> None:
+            execute.lock("run", run_id)
             again = f"status = 'running', ended = NULL, seconds = NULL, error = NULL, {OWNED}"
-            execute(f"UPDATE runs SET {again} WHERE id = :run", run=run_id, **owner_columns())
-            _fail_lost(execute, run_id)
-            for step in steps:
+            execute(f"UPDATE runs SET {again} WHERE id = :run", run=run_id, **owner_columns(execute.now))
+            _fail_lost(execute, run_id, _living(execute, self.database, run_id))
+            for step in names:
                 execute("DELETE FROM run_steps WHERE run_id = :run AND step = :step", run=run_id, step=step)
             keep_sources(execute, run_id, sources)
+
+        self.database.write(enter, durable=self.database.apart)
         self.heart.add(run_id)
 
     def leave_run(
@@ -100,25 +117,18 @@ class Keys(Records):
         mine: Sequence[Lease] = (),  # leases of the call that ends
     ) -> None:
         "Enter how a call ended; a run that other processes work on is handed to one of them, unless it is complete"
-        with self.database.transaction() as execute:
-            others = {name: row for name, row in _living(execute, run_id).items() if name not in {m.key for m in mine}}
-            if others and status not in ("ok", "refused"):
-                owner = next(iter(others.values()))
-                facts = {name: owner[name] for name in owner_columns()}
-                execute(f"UPDATE runs SET {OWNED} WHERE id = :run AND ended IS NULL", run=run_id, **facts)
-            else:
-                failed = execute("SELECT 1 FROM run_steps WHERE run_id = :run AND state = 'failed' LIMIT 1", run=run_id)
-                finish(execute, run_id, "failed" if status == "waiting" and failed else status, now(), error)
+        facts = {"database": self.database, "run_id": run_id, "status": status, "error": error, "mine": mine}
+        self.database.write(partial(_leave, **facts))
         self.heart.remove(run_id)
 
     def keep_answer(self, run_id: str, steps: Sequence[str], document: Mapping[str, Any]) -> None:
         "Keep what a call for these steps answered, for when it is repeated"
-        with self.database.transaction() as execute:
-            execute(
-                "INSERT INTO run_calls (run_id, steps, document) VALUES (:run, :steps, :document) "
-                "ON CONFLICT (run_id, steps) DO UPDATE SET document = :document",
-                **{"run": run_id, "steps": ",".join(steps), "document": to_text(document)},
-            )
+        statement = (
+            "INSERT INTO run_calls (run_id, steps, document) VALUES (:run, :steps, :document) "
+            "ON CONFLICT (run_id, steps) DO UPDATE SET document = :document"
+        )
+        values = {"run": run_id, "steps": ",".join(steps), "document": to_text(document)}
+        self.database.write(lambda execute: execute(statement, **values))
 
     def answers(self, run_id: str) -> dict[str, dict[str, Any]]:
         "What the finished calls of a run answered, by their steps"

@@ -9,12 +9,12 @@ __all__ = ['BEAT', 'STALE', 'OWNED', 'MINE', 'owner_columns', 'is_gone', 'Heart'
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
 from ..errors import Busy, MlopsError
-from .database import Database, Records, now, unix_time
+from .database import Database, Execute, Records, now, unix_time
 from ..locks import ProcessIdentity
 
 # %% ../../../nbs/00_core/13_ledger_leases.ipynb #6ed841e6
@@ -22,16 +22,25 @@ BEAT = 10.0  # seconds between two heartbeats
 STALE = 120.0  # seconds without one after which an invisible process counts as gone
 
 
-def owner_columns() -> dict[str, Any]:
+def owner_columns(
+    heartbeat: str | None = None,  # default: this moment by the machine's clock
+) -> dict[str, Any]:
     "This process, as the columns of a run or a lease"
     me = ProcessIdentity.current()
-    return {"pid": me.pid, "process_started": me.started, "boot": me.boot, "host": me.host, "heartbeat": now()}
+    facts = {"pid": me.pid, "process_started": me.started, "boot": me.boot, "host": me.host}
+    return {**facts, "heartbeat": heartbeat or now()}
 
 
-def is_gone(row: dict[str, Any]) -> bool:
+def is_gone(
+    row: dict[str, Any],
+    database: Database | None = None,  # whose clock judges; default: this machine's
+) -> bool:
     "Whether the process that a run or a lease belongs to is gone"
     state = ProcessIdentity(row["pid"], row["process_started"], row["boot"], row["host"]).state()
-    return state == "dead" or (state == "unknown" and time.time() - unix_time(row["heartbeat"]) > STALE)
+    if state != "unknown":
+        return state == "dead"
+    beat = row["heartbeat"]
+    return (database.silence(beat) if database else time.time() - unix_time(beat)) > STALE
 
 # %% ../../../nbs/00_core/13_ledger_leases.ipynb #840e7d41
 OWNED = ", ".join(f"{name} = :{name}" for name in ("pid", "process_started", "boot", "host", "heartbeat"))
@@ -70,22 +79,26 @@ class Heart:
         self.__init__(self.database, self.pause)
 
     def _beat_on(self) -> None:
-        database = Database(self.database.path, self.database.patience)
-        stopped = self._stopped
+        database, stopped = self.database.again(), self._stopped
         while not stopped.wait(self.pause):
             try:
                 self._beat(database)
+                self.database.keep()
             except MlopsError as error:
                 self.error = error
         database.close()
 
     def _beat(self, database: Database) -> None:
-        me, runs = owner_columns(), sorted(self._runs)
+        runs = sorted(self._runs)
         if runs:
-            with database.transaction(durable=False) as execute:
-                for run in runs:
-                    execute(f"UPDATE runs SET {OWNED} WHERE id = :run AND ended IS NULL", run=run, **me)
-                    execute(f"UPDATE leases SET heartbeat = :heartbeat WHERE run_id = :run AND {MINE}", run=run, **me)
+            database.write(lambda execute: _beat_for(execute, runs), durable=False)
+
+
+def _beat_for(execute: Execute, runs: Sequence[str]) -> None:
+    me = owner_columns(execute.now)
+    for run in runs:
+        execute(f"UPDATE runs SET {OWNED} WHERE id = :run AND ended IS NULL", run=run, **me)
+        execute(f"UPDATE leases SET heartbeat = :heartbeat WHERE run_id = :run AND {MINE}", run=run, **me)
 
 # %% ../../../nbs/00_core/13_ledger_leases.ipynb #90fee77c
 class Lease:
@@ -96,8 +109,8 @@ class Lease:
 
     def release(self) -> None:
         "Let others have it"
-        with self.database.transaction(durable=False) as execute:
-            execute("DELETE FROM leases WHERE key = :key AND token = :token", key=self.key, token=self.token)
+        statement = "DELETE FROM leases WHERE key = :key AND token = :token"
+        self.database.write(lambda execute: execute(statement, key=self.key, token=self.token), durable=False)
 
     def __enter__(self) -> "Lease":
         return self
@@ -112,7 +125,7 @@ class Leases(Records):
     def lease_holder(self, key: str) -> dict[str, Any] | None:
         "Run, process and machine that hold the lease of a key; None when it is free"
         held = self.database.rows("SELECT * FROM leases WHERE key = :key", key=key)
-        return None if not held or is_gone(held[0]) else held[0]
+        return None if not held or is_gone(held[0], self.database) else held[0]
 
     def try_lease(
         self,
@@ -120,18 +133,14 @@ class Leases(Records):
         run_id: str,  # the run that will compute; its heartbeat keeps the lease
     ) -> Lease | None:
         "The lease of a key, or None when a living process holds it"
-        if self.lease_holder(key):
+        held = self.database.rows("SELECT * FROM leases WHERE key = :key", key=key)
+        if held and not is_gone(held[0], self.database):
             return None
-        columns = {"key": key, "token": os.urandom(8).hex(), "run_id": run_id, "acquired": now(), **owner_columns()}
-        with self.database.transaction(durable=False) as execute:
-            for held in execute("SELECT * FROM leases WHERE key = :key", key=key):
-                if is_gone(held):
-                    execute("DELETE FROM leases WHERE key = :key AND token = :token", key=key, token=held["token"])
-            names = ", ".join(columns)
-            values = ", ".join(f":{name}" for name in columns)
-            statement = f"INSERT INTO leases ({names}) VALUES ({values}) ON CONFLICT (key) DO NOTHING RETURNING key"
-            taken = execute(statement, **columns)
-        return Lease(self.database, key, columns["token"]) if taken else None
+        token = os.urandom(8).hex()
+        gone = held[0]["token"] if held else ""
+        columns = {"key": key, "token": token, "run_id": run_id}
+        taken = self.database.write(lambda execute: _take(execute, gone, columns), durable=False)
+        return Lease(self.database, key, token) if taken else None
 
     def lease(
         self,
@@ -152,6 +161,18 @@ class Leases(Records):
             time.sleep(pause)
             pause = min(pause * 1.5, 1.0)
         return lease
+
+
+def _take(
+    execute: Execute,
+    gone: str,  # token of a lease whose holder is gone
+    columns: dict[str, Any],
+) -> bool:
+    execute("DELETE FROM leases WHERE key = :key AND token = :gone", key=columns["key"], gone=gone)
+    columns = {**columns, "acquired": execute.now, **owner_columns(execute.now)}
+    names, values = ", ".join(columns), ", ".join(f":{name}" for name in columns)
+    statement = f"INSERT INTO leases ({names}) VALUES ({values}) ON CONFLICT (key) DO NOTHING RETURNING key"
+    return bool(execute(statement, **columns))
 
 
 def _busy(key: str, holder: dict[str, Any] | None, timeout: float | None) -> Busy:

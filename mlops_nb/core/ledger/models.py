@@ -53,14 +53,7 @@ class Versions(Records):
         "The version of a digest, and whether it is new"
         columns = {"name": name, "digest": digest, "run_id": run_id, "task": task, "metric": metric, "created": now()}
         columns |= {"schema_digest": schema_digest, "metrics": to_text(metrics), "details": to_text(details)}
-        with self.database.transaction() as execute:
-            statement = "SELECT version FROM model_versions WHERE name = :name AND digest = :digest"
-            if known := execute(statement, name=name, digest=digest):
-                return known[0]["version"], _restore(execute, name, known[0]["version"])
-            statement = "SELECT COALESCE(MAX(version), 0) + 1 AS version FROM model_versions WHERE name = :name"
-            version = execute(statement, name=name)[0]["version"]
-            insert(execute, "model_versions", version=version, **columns)
-        return version, True
+        return self.database.write(lambda execute: _register(execute, columns))
 
     def versions(
         self,
@@ -74,6 +67,17 @@ class Versions(Records):
         for row in self.database.rows(CURRENT + " ORDER BY e.alias"):
             standing.setdefault((row["name"], row["version"]), []).append(row["alias"])
         return [_version(row, standing.get((row["name"], row["version"]), [])) for row in rows]
+
+
+def _register(execute: Execute, columns: dict[str, Any]) -> tuple[int, bool]:
+    name, statement = columns["name"], "SELECT version FROM model_versions WHERE name = :name AND digest = :digest"
+    execute.lock("model", name)
+    if known := execute(statement, name=name, digest=columns["digest"]):
+        return known[0]["version"], _restore(execute, name, known[0]["version"])
+    statement = "SELECT COALESCE(MAX(version), 0) + 1 AS version FROM model_versions WHERE name = :name"
+    version = execute(statement, name=name)[0]["version"]
+    insert(execute, "model_versions", version=version, **columns)
+    return version, True
 
 
 def _restore(execute: Execute, name: str, version: int) -> bool:
@@ -90,7 +94,7 @@ DELETED, RESTORED = "version_deleted", "version_restored"  # kinds of the events
 STANDING = (  # versions that were not deleted, or are there again
     "(SELECT * FROM model_versions v WHERE COALESCE((SELECT d.kind FROM events d "
     f"WHERE d.kind IN ('{DELETED}', '{RESTORED}') AND d.subject = v.name || ':' || v.version "
-    f"ORDER BY d.id DESC LIMIT 1), '') <> '{DELETED}')"
+    f"ORDER BY d.id DESC LIMIT 1), '') <> '{DELETED}') AS standing"
 )
 CURRENT = (
     "SELECT e.* FROM alias_events e JOIN (SELECT name, alias, MAX(sequence) AS newest FROM alias_events "
@@ -118,16 +122,20 @@ class Aliases(Records):
         evidence: dict[str, Any] | None = None,  # numbers that the decision rests on
     ) -> bool:
         "Move an alias by an event; False when it stands there already"
-        with self.database.transaction() as execute:
+
+        def move(execute: Execute) -> bool:
+            execute.lock("model", name)
+            facts = {"reason": reason, "evidence": to_text(evidence or {}), "at": now(), "actor": actor()}
             newest = execute(CURRENT + " WHERE e.name = :name AND e.alias = :alias", name=name, alias=alias)
             previous = newest[0]["version"] if newest else None
             if previous == version:
                 return False
             _refuse_move(execute, name, alias, version, previous, expected)
-            facts = {"reason": reason, "evidence": to_text(evidence or {}), "at": now(), "actor": actor()}
             place = {"name": name, "alias": alias, "sequence": newest[0]["sequence"] + 1 if newest else 1}
             insert(execute, "alias_events", version=version, previous=previous, **place, **facts)
-        return True
+            return True
+
+        return self.database.write(move)
 
     def alias_events(
         self,
@@ -164,7 +172,10 @@ class Releases(Records):
 
     def add_release(self, model: str, digest: str, document: dict[str, Any]) -> int:
         "The generation of a release: a new one unless the newest has the same digest"
-        with self.database.transaction() as execute:
+
+        def add(execute: Execute) -> int:
+            execute.lock("model", model)
+            facts = {"document": to_text(document), "created": now(), "actor": actor()}
             newest = execute(
                 "SELECT generation, digest FROM releases WHERE model = :model ORDER BY generation DESC LIMIT 1",
                 model=model,
@@ -172,9 +183,10 @@ class Releases(Records):
             if newest and newest[0]["digest"] == digest:
                 return newest[0]["generation"]
             generation = newest[0]["generation"] + 1 if newest else 1
-            facts = {"document": to_text(document), "created": now(), "actor": actor()}
             insert(execute, "releases", model=model, generation=generation, digest=digest, **facts)
-        return generation
+            return generation
+
+        return self.database.write(add)
 
     def releases(
         self,

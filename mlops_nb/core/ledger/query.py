@@ -8,6 +8,7 @@ __all__ = ['TEXTS', 'NUMBERS', 'FACTS', 'HEADINGS', 'SIGNS', 'FORM', 'LONGEST', 
 
 # %% ../../../nbs/00_core/22_ledger_query.ipynb #d5fa731a
 import ast
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ TEXTS = {  # facts that are text, and where they stand
     "run": "r.id",
     "parent": "r.parent",
     "pipeline": "r.pipeline",
-    "status": "CASE WHEN r.id IN (SELECT value FROM json_each(:gone)) THEN 'crashed' ELSE r.status END",
+    "status": "CASE WHEN r.id IN {gone} THEN 'crashed' ELSE r.status END",
     "started": "r.started",
     "user": "r.user_name",
     "host": "r.host",
@@ -46,7 +47,7 @@ TEXTS = {  # facts that are text, and where they stand
 }
 NUMBERS = {
     "seconds": "r.seconds",
-    "starred": f"EXISTS (SELECT 1 {_SAID} = 'star')",
+    "starred": f"CASE WHEN EXISTS (SELECT 1 {_SAID} = 'star') THEN 1 ELSE 0 END",
     "cpu_seconds": _COST.format("c.cpu_seconds"),
     "watt_hours": _COST.format("c.cpu_seconds * c.watts_per_core / 3600"),
     "grams_co2e": _COST.format("c.cpu_seconds * c.watts_per_core * c.grams_per_kwh / 3600000"),
@@ -78,6 +79,7 @@ class Names:
     "All names that a ledger knows"
 
     def __init__(self, database: Database):
+        self.database = database
         self.metrics = [Name("metric", *place) for place in _all_names(database, "metrics")]
         self.parameters = [Name("parameter", *place) for place in _all_names(database, "run_parameters")]
 
@@ -176,7 +178,7 @@ class Statement:
     "SQL that is being put together"
 
     def __init__(self, names: Names):
-        self.names = names
+        self.names, self.database = names, names.database
         self.joins: dict[Name, str] = {}
         self.values: dict[str, Any] = {}
 
@@ -189,7 +191,7 @@ class Statement:
     def column(self, name: Name, number: bool) -> str:
         "Where a name's number, or its text, stands"
         if name.kind in ("text", "number"):
-            return {**TEXTS, **NUMBERS}[name.name]
+            return {**TEXTS, **NUMBERS}[name.name].replace("{gone}", self.database.each("gone"))
         alias = self.joins.setdefault(name, f"j{len(self.joins)}")
         return f"{alias}.{'value' if name.kind == 'metric' or not number else 'number'}"
 
@@ -259,13 +261,13 @@ class Statement:
             place = self.bind(self._text(left))
             return f"EXISTS (SELECT 1 {_SAID} = 'tag' AND a.name = {place})"
         if isinstance(right, ast.List | ast.Tuple | ast.Set):
-            return f"({' OR '.join(self._compare(left, ast.Eq(), one) for one in right.elts) or '0'})"
+            return f"({' OR '.join(self._compare(left, ast.Eq(), one) for one in right.elts) or '1 = 0'})"
         name = self._side(right)
         if not isinstance(name, Name) or name.kind not in ("text", "parameter"):
             raise UsageError(
                 f"Nothing can be in '{ast.unparse(right)}'.", "Give a list: train.model in ['forest', 'boosting']."
             )
-        return f"(instr({self.column(name, False)}, {self.bind(self._text(left))}) > 0)"
+        return self.database.contains(self.column(name, False), self.bind(self._text(left)))
 
     def _text(self, node: ast.expr) -> str:
         value = _constant(node)
@@ -309,7 +311,7 @@ class Finder(Records):
             f"SELECT r.id FROM {statement.tables()} WHERE {' AND '.join(conditions)} "
             f"ORDER BY {', '.join([*order, 'r.started DESC', 'r.id DESC'])} LIMIT :limit"
         )
-        values = {**statement.values, "limit": -1 if limit is None else limit, "gone": to_text(self._gone())}
+        values = {**statement.values, "limit": sys.maxsize if limit is None else limit, "gone": to_text(self._gone())}
         return [row["id"] for row in self.database.rows(query, **values)]
 
     def names(self) -> Names:
@@ -318,13 +320,11 @@ class Finder(Records):
 
     def _gone(self) -> list[str]:
         rows = self.database.rows("SELECT * FROM runs WHERE status = 'running'")
-        return [row["id"] for row in rows if is_gone(row)]
+        return [row["id"] for row in rows if is_gone(row, self.database)]
 
 
 def _order(statement: Statement, text: str) -> list[str]:
     name = statement.names.resolve(text.removeprefix("-"))
-    way = (
-        "DESC" if text.startswith("-") else "ASC NULLS LAST"
-    )  # descending has them last, and an index gives that order
+    way = statement.database.descending if text.startswith("-") else "ASC NULLS LAST"
     columns = [statement.column(name, number) for number in ((True, False) if name.kind == "parameter" else (True,))]
     return [f"{column} {way}" for column in columns]

@@ -28,8 +28,8 @@ class Reruns(Records):
         self._add(COMPARED, run_id, {"identical": identical, "differences": differences})
 
     def _add(self, kind: str, run_id: str, details: dict[str, Any]) -> None:
-        with self.database.transaction() as execute:
-            insert(execute, "events", at=now(), actor=actor(), kind=kind, subject=run_id, details=to_text(details))
+        facts = {"kind": kind, "subject": run_id, "details": to_text(details)}
+        self.database.write(lambda execute: insert(execute, "events", at=now(), actor=actor(), **facts))
 
     def rerun(self, run_id: str) -> dict[str, Any] | None:
         "Origin of a repeated run, and whether it is `identical`, None while that is unknown; None for any other run"

@@ -7,7 +7,7 @@ __all__ = ['Retention']
 
 # %% ../../../nbs/00_core/24_ledger_retention.ipynb #87aacefa
 from ..errors import Busy, UsageError
-from .database import Records, now, to_text
+from .database import Execute, Records, now, to_text
 from .models import CURRENT, DELETED, STANDING, actor
 from .runs import insert
 
@@ -22,7 +22,9 @@ class Retention(Records):
         reason: str,
     ) -> None:
         "Delete a version, refused while an alias stands on it"
-        with self.database.transaction() as execute:
+
+        def delete(execute: Execute) -> None:
+            execute.lock("model", name)
             place = {"name": name, "version": version}
             if not execute(f"SELECT version FROM {STANDING} WHERE name = :name AND version = :version", **place):
                 raise UsageError(f"{name} has no version {version}.", "See mlops-nb models.")
@@ -32,3 +34,5 @@ class Retention(Records):
             details = to_text({"reason": reason})
             facts = {"kind": DELETED, "subject": f"{name}:{version}", "details": details}
             insert(execute, "events", at=now(), actor=actor(), **facts)
+
+        self.database.write(delete)

@@ -11,16 +11,15 @@ __all__ = ['metadata', 'runs', 'run_parameters', 'run_sources', 'results', 'run_
 from sqlalchemy import (
     BigInteger,
     Column,
-    Float,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
-    Integer,
     MetaData,
     Table,
-    Text,
     UniqueConstraint,
 )
+
+from .migrations.types import INTEGER, NUMBER, TEXT
 
 # %% ../../../nbs/00_core/10_ledger_schema.ipynb #845b04a4
 metadata = MetaData(
@@ -34,17 +33,17 @@ metadata = MetaData(
 
 
 def _text(name: str, nullable: bool = False) -> Column[str]:
-    return Column(name, Text, nullable=nullable)
+    return Column(name, TEXT, nullable=nullable)
 
 
 def _number(name: str, nullable: bool = False) -> Column[float]:
-    return Column(name, Float(53), nullable=nullable)
+    return Column(name, NUMBER, nullable=nullable)
 
 
 def _owner() -> list[Column[int] | Column[str]]:
     "Who does it: a process that can never be taken for another one, and when it last said that it lives"
     return [
-        Column("pid", Integer, nullable=False),
+        Column("pid", INTEGER, nullable=False),
         _text("process_started"),
         _text("boot"),
         _text("host"),
@@ -55,8 +54,8 @@ def _owner() -> list[Column[int] | Column[str]]:
 runs = Table(
     "runs",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("parent", Text, ForeignKey("runs.id")),
+    Column("id", TEXT, primary_key=True),
+    Column("parent", TEXT, ForeignKey("runs.id")),
     _text("pipeline"),
     _text("status"),
     _text("started"),
@@ -75,9 +74,9 @@ runs = Table(
 run_parameters = Table(
     "run_parameters",
     metadata,
-    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
-    Column("step", Text, primary_key=True),
-    Column("name", Text, primary_key=True),
+    Column("run_id", TEXT, ForeignKey("runs.id"), primary_key=True),
+    Column("step", TEXT, primary_key=True),
+    Column("name", TEXT, primary_key=True),
     _text("value", nullable=True),
     _number("number", nullable=True),
     _text("kind"),
@@ -87,8 +86,8 @@ run_parameters = Table(
 run_sources = Table(
     "run_sources",
     metadata,
-    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
-    Column("path", Text, primary_key=True),
+    Column("run_id", TEXT, ForeignKey("runs.id"), primary_key=True),
+    Column("path", TEXT, primary_key=True),
     _text("sha256"),
 )
 
@@ -96,12 +95,12 @@ run_sources = Table(
 results = Table(
     "results",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", INTEGER, primary_key=True),
     _text("key"),
     _text("cache_key", nullable=True),
     _text("pipeline"),
     _text("step"),
-    Column("run_id", Text, ForeignKey("runs.id"), nullable=False),
+    Column("run_id", TEXT, ForeignKey("runs.id"), nullable=False),
     _text("created"),
     _number("seconds", nullable=True),
     _text("notebook", nullable=True),
@@ -115,13 +114,13 @@ results = Table(
 run_steps = Table(
     "run_steps",
     metadata,
-    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
-    Column("step", Text, primary_key=True),
-    Column("position", Integer, nullable=False),
+    Column("run_id", TEXT, ForeignKey("runs.id"), primary_key=True),
+    Column("step", TEXT, primary_key=True),
+    Column("position", INTEGER, nullable=False),
     _text("variant", nullable=True),
     _text("state"),
     _text("key", nullable=True),
-    Column("result_id", Integer, ForeignKey("results.id")),
+    Column("result_id", INTEGER, ForeignKey("results.id")),
     _text("reasons"),
     _text("started"),
     _text("ended", nullable=True),
@@ -136,8 +135,8 @@ run_steps = Table(
 artifacts = Table(
     "artifacts",
     metadata,
-    Column("result_id", Integer, ForeignKey("results.id"), primary_key=True),
-    Column("name", Text, primary_key=True),
+    Column("result_id", INTEGER, ForeignKey("results.id"), primary_key=True),
+    Column("name", TEXT, primary_key=True),
     _text("type"),
     _text("sha256"),
     Column("size", BigInteger, nullable=False),
@@ -148,9 +147,9 @@ artifacts = Table(
 metrics = Table(
     "metrics",
     metadata,
-    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
-    Column("step", Text, primary_key=True),
-    Column("name", Text, primary_key=True),
+    Column("run_id", TEXT, ForeignKey("runs.id"), primary_key=True),
+    Column("step", TEXT, primary_key=True),
+    Column("name", TEXT, primary_key=True),
     _number("value"),
     Index(None, "step", "name", "value", "run_id"),
 )
@@ -158,25 +157,25 @@ metrics = Table(
 points = Table(
     "points",
     metadata,
-    Column("result_id", Integer, ForeignKey("results.id"), primary_key=True),
-    Column("position", Integer, primary_key=True),
-    Column("name", Text, primary_key=True),
+    Column("result_id", INTEGER, ForeignKey("results.id"), primary_key=True),
+    Column("position", INTEGER, primary_key=True),
+    Column("name", TEXT, primary_key=True),
     _number("t"),
-    Column("step", Integer),
+    Column("step", INTEGER),
     _number("value", nullable=True),
 )
 
 sketches = Table(
     "sketches",
     metadata,
-    Column("result_id", Integer, ForeignKey("results.id"), primary_key=True),
-    Column("name", Text, primary_key=True),
-    Column("total", Integer, nullable=False),
+    Column("result_id", INTEGER, ForeignKey("results.id"), primary_key=True),
+    Column("name", TEXT, primary_key=True),
+    Column("total", INTEGER, nullable=False),
     _number("last"),
     _number("low"),
-    Column("low_place", Integer, nullable=False),
+    Column("low_place", INTEGER, nullable=False),
     _number("high"),
-    Column("high_place", Integer, nullable=False),
+    Column("high_place", INTEGER, nullable=False),
     _text("shape"),
 )
 
@@ -200,7 +199,7 @@ run_calls = Table(
 leases = Table(
     "leases",
     metadata,
-    Column("key", Text, primary_key=True),
+    Column("key", TEXT, primary_key=True),
     _text("token"),
     _text("run_id"),
     *_owner(),
@@ -211,8 +210,8 @@ leases = Table(
 model_versions = Table(
     "model_versions",
     metadata,
-    Column("name", Text, primary_key=True),
-    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("name", TEXT, primary_key=True),
+    Column("version", INTEGER, primary_key=True, autoincrement=False),
     _text("digest"),
     _text("run_id"),
     _text("task"),
@@ -227,11 +226,11 @@ model_versions = Table(
 alias_events = Table(
     "alias_events",
     metadata,
-    Column("name", Text, primary_key=True),
-    Column("alias", Text, primary_key=True),
-    Column("sequence", Integer, primary_key=True, autoincrement=False),
-    Column("version", Integer),
-    Column("previous", Integer),
+    Column("name", TEXT, primary_key=True),
+    Column("alias", TEXT, primary_key=True),
+    Column("sequence", INTEGER, primary_key=True, autoincrement=False),
+    Column("version", INTEGER),
+    Column("previous", INTEGER),
     _text("reason"),
     _text("evidence"),
     _text("at"),
@@ -242,8 +241,8 @@ alias_events = Table(
 releases = Table(
     "releases",
     metadata,
-    Column("model", Text, primary_key=True),
-    Column("generation", Integer, primary_key=True, autoincrement=False),
+    Column("model", TEXT, primary_key=True),
+    Column("generation", INTEGER, primary_key=True, autoincrement=False),
     _text("digest"),
     _text("document"),
     _text("created"),
@@ -254,7 +253,7 @@ releases = Table(
 events = Table(
     "events",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", INTEGER, primary_key=True),
     _text("at"),
     _text("actor"),
     _text("kind"),
@@ -266,8 +265,8 @@ events = Table(
 mirrors = Table(
     "mirrors",
     metadata,
-    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
-    Column("step", Text, primary_key=True),
+    Column("run_id", TEXT, ForeignKey("runs.id"), primary_key=True),
+    Column("step", TEXT, primary_key=True),
     _text("state"),
     _text("wandb_id", nullable=True),
     _text("updated"),
@@ -276,10 +275,10 @@ mirrors = Table(
 deliveries = Table(
     "deliveries",
     metadata,
-    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
-    Column("step", Text, primary_key=True),
+    Column("run_id", TEXT, ForeignKey("runs.id"), primary_key=True),
+    Column("step", TEXT, primary_key=True),
     _text("state"),
-    Column("attempts", Integer, nullable=False),
+    Column("attempts", INTEGER, nullable=False),
     _text("error", nullable=True),
     _text("next_try", nullable=True),
     _text("updated"),
@@ -288,9 +287,9 @@ deliveries = Table(
 run_annotations = Table(
     "run_annotations",
     metadata,
-    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
-    Column("kind", Text, primary_key=True),
-    Column("name", Text, primary_key=True),
+    Column("run_id", TEXT, ForeignKey("runs.id"), primary_key=True),
+    Column("kind", TEXT, primary_key=True),
+    Column("name", TEXT, primary_key=True),
     _text("text"),
     _text("at"),
     _text("actor"),
@@ -299,8 +298,8 @@ run_annotations = Table(
 step_costs = Table(
     "step_costs",
     metadata,
-    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
-    Column("step", Text, primary_key=True),
+    Column("run_id", TEXT, ForeignKey("runs.id"), primary_key=True),
+    Column("step", TEXT, primary_key=True),
     _number("cpu_seconds"),
     _number("watts_per_core"),
     _number("grams_per_kwh"),

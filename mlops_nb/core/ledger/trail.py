@@ -23,9 +23,8 @@ class Trail(Records):
         details: dict[str, Any] | None = None,
     ) -> None:
         "Add an event of this moment and user"
-        with self.database.transaction() as execute:
-            facts = {"kind": kind, "subject": subject, "details": to_text(details or {})}
-            insert(execute, "events", at=now(), actor=actor(), **facts)
+        facts = {"kind": kind, "subject": subject, "details": to_text(details or {})}
+        self.database.write(lambda execute: insert(execute, "events", at=now(), actor=actor(), **facts))
 
     def events(
         self,
@@ -58,13 +57,13 @@ class Mirrors(Records):
 
     def set_mirror_state(self, run_id: str, step: str, state: str, wandb_id: str | None = None) -> None:
         "Remember how far the mirror is; a W&B id that is not given stays"
-        with self.database.transaction(durable=False) as execute:
-            execute(
-                "INSERT INTO mirrors (run_id, step, state, wandb_id, updated) "
-                "VALUES (:run, :step, :state, :wandb_id, :now) ON CONFLICT (run_id, step) DO UPDATE SET "
-                "state = :state, wandb_id = COALESCE(:wandb_id, mirrors.wandb_id), updated = :now",
-                **{"run": run_id, "step": step, "state": state, "wandb_id": wandb_id, "now": now()},
-            )
+        statement = (
+            "INSERT INTO mirrors (run_id, step, state, wandb_id, updated) "
+            "VALUES (:run, :step, :state, :wandb_id, :now) ON CONFLICT (run_id, step) DO UPDATE SET "
+            "state = :state, wandb_id = COALESCE(:wandb_id, mirrors.wandb_id), updated = :now"
+        )
+        values = {"run": run_id, "step": step, "state": state, "wandb_id": wandb_id, "now": now()}
+        self.database.write(lambda execute: execute(statement, **values), durable=self.database.apart)
 
     def mirrors(
         self,

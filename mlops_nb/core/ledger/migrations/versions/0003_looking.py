@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from mlops_nb.core.ledger.migrations.types import NUMBER, TEXT
+
 revision = "0003"
 down_revision = "0002"
 
@@ -11,25 +13,25 @@ def upgrade() -> None:
     """Create two tables and two indexes."""
     op.create_table(
         "run_annotations",
-        sa.Column("run_id", sa.Text(), nullable=False),
-        sa.Column("kind", sa.Text(), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("text", sa.Text(), nullable=False),
-        sa.Column("at", sa.Text(), nullable=False),
-        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("run_id", TEXT, nullable=False),
+        sa.Column("kind", TEXT, nullable=False),
+        sa.Column("name", TEXT, nullable=False),
+        sa.Column("text", TEXT, nullable=False),
+        sa.Column("at", TEXT, nullable=False),
+        sa.Column("actor", TEXT, nullable=False),
         sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name="fk_run_annotations_run_id_runs"),
         sa.PrimaryKeyConstraint("run_id", "kind", "name", name="pk_run_annotations"),
     )
     op.create_table(
         "step_costs",
-        sa.Column("run_id", sa.Text(), nullable=False),
-        sa.Column("step", sa.Text(), nullable=False),
-        sa.Column("cpu_seconds", sa.Float(53), nullable=False),
-        sa.Column("watts_per_core", sa.Float(53), nullable=False),
-        sa.Column("grams_per_kwh", sa.Float(53), nullable=False),
-        sa.Column("price_per_core_hour", sa.Float(53), nullable=False),
-        sa.Column("currency", sa.Text(), nullable=False),
-        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("run_id", TEXT, nullable=False),
+        sa.Column("step", TEXT, nullable=False),
+        sa.Column("cpu_seconds", NUMBER, nullable=False),
+        sa.Column("watts_per_core", NUMBER, nullable=False),
+        sa.Column("grams_per_kwh", NUMBER, nullable=False),
+        sa.Column("price_per_core_hour", NUMBER, nullable=False),
+        sa.Column("currency", TEXT, nullable=False),
+        sa.Column("source", TEXT, nullable=False),
         sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name="fk_step_costs_run_id_runs"),
         sa.PrimaryKeyConstraint("run_id", "step", name="pk_step_costs"),
     )

@@ -9,6 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
+from mlops_nb.core.ledger.migrations.types import INTEGER, NUMBER, TEXT
+
 revision = "0004"
 down_revision = "0003"
 
@@ -20,15 +22,15 @@ def upgrade() -> None:
     """Create the table and fill it from the points that there are."""
     sketches = op.create_table(
         "sketches",
-        sa.Column("result_id", sa.Integer(), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("total", sa.Integer(), nullable=False),
-        sa.Column("last", sa.Float(53), nullable=False),
-        sa.Column("low", sa.Float(53), nullable=False),
-        sa.Column("low_place", sa.Integer(), nullable=False),
-        sa.Column("high", sa.Float(53), nullable=False),
-        sa.Column("high_place", sa.Integer(), nullable=False),
-        sa.Column("shape", sa.Text(), nullable=False),
+        sa.Column("result_id", INTEGER, nullable=False),
+        sa.Column("name", TEXT, nullable=False),
+        sa.Column("total", INTEGER, nullable=False),
+        sa.Column("last", NUMBER, nullable=False),
+        sa.Column("low", NUMBER, nullable=False),
+        sa.Column("low_place", INTEGER, nullable=False),
+        sa.Column("high", NUMBER, nullable=False),
+        sa.Column("high_place", INTEGER, nullable=False),
+        sa.Column("shape", TEXT, nullable=False),
         sa.ForeignKeyConstraint(["result_id"], ["results.id"], name="fk_sketches_result_id_results"),
         sa.PrimaryKeyConstraint("result_id", "name", name="pk_sketches"),
     )
