@@ -103,6 +103,7 @@ RUN = Command(
     (
         *RANGE,
         Option(("-j", "--jobs"), "steps that run at once, at most", "NUMBER", count),
+        Option(("--on",), "run steps on a cluster: dask://host:port, tls://host:port, local-cluster, a class", "PLACE"),
         Option(
             ("--engine",), "fork: kernels of a prepared process; kernel: ordinary ones", "ENGINE", complete="engine"
         ),
@@ -119,6 +120,7 @@ RUN = Command(
         ("mlops-nb run tabular -p train.model=forest --from train", "another model, same split"),
         ("mlops-nb run tabular --sweep train.model=logistic,forest", "both, side by side; what they share runs once"),
         ("mlops-nb run tabular -P params.yaml", "many parameters: 'train:', then '  model: forest'"),
+        ("mlops-nb run tabular --on dask://127.0.0.1:8786", "the same steps, on the workers of a Dask cluster"),
         ("mlops-nb run tabular --json > run.json", "for a program"),
         ('mlops-nb run tabular --only train --run-key "$RUN_ID"', "one task of Airflow, Argo, Slurm; may be repeated"),
     ),
@@ -189,7 +191,7 @@ SEARCH = Command(
         Option(("--minimize",), "less is better"),
         Option(("--maximize",), "more is better"),
         Option(("--seed",), "of what is drawn; 0 when nothing is said", "NUMBER", count),
-        *RUN.options[-3:],
+        *RUN.options[-4:],
     ),
     (
         ("mlops-nb search tabular --metric evaluate.roc_auc", "what train's annotations allow"),

@@ -151,18 +151,25 @@ class Lines(Reporter):
             self.screen.line(self.screen.state("running", 9), f"{pad(name, self.width)}  step {number} of {total}")
 
     def progress(
-        self, step: str, cell: int, total: int, heading: str, variant: Mapping[str, Any] | None = None
+        self,
+        step: str,
+        cell: int,
+        total: int,
+        heading: str,
+        variant: Mapping[str, Any] | None = None,
+        worker: str | None = None,
     ) -> None:
         if doing := self.doing.get(name := label(step, variant)):
-            about = f"cell {cell} of {total}{f' · {heading}' if heading else ''}"
+            about = f"cell {cell} of {total}{f' · {heading}' if heading else ''}{f' · on {worker}' if worker else ''}"
             self.doing[name] = doing._replace(about=about)
             self.tick()
 
     def step_finished(self, step: dict[str, Any]) -> None:
         took = pad(duration(step.get("seconds")), 8, right=True)
-        state = self.screen.state(state_of(step), 9)
+        state, worker = self.screen.state(state_of(step), 9), step.get("worker")
         self.doing.pop(named(step), None)
-        self.screen.line(state, pad(named(step), self.width), took, briefly(step["reasons"]))
+        where = [f"on {worker}"] if worker else []
+        self.screen.line(state, pad(named(step), self.width), took, *where, briefly(step["reasons"]))
         for text in finding_words(step, 3):
             self.warning(text)
         if state_of(step) != "interrupted":  # many at once, for one reason: the end tells it
@@ -184,8 +191,11 @@ class Lines(Reporter):
 def with_engine(
     settings: Settings,
     engine: str | None,  # None: as the settings say
+    on: str | None = None,  # where steps run; None: as the settings say
 ) -> Settings:
     "The settings of one run"
+    if on is not None:
+        settings = settings._replace(pipeline=settings.pipeline._replace(on=on))
     if engine is None:
         return settings
     if engine not in ("fork", "kernel"):
@@ -198,7 +208,7 @@ def run(values: Any, screen: Terminal) -> Answer:
     from mlops_nb.pipeline.run import run_pipeline
     from mlops_nb.pipeline.slots import History
 
-    settings, parameters = with_engine(load_settings(), values.engine), parameters_of(values)
+    settings, parameters = with_engine(load_settings(), values.engine, values.on), parameters_of(values)
     reporters: list[Reporter] = [Lines(screen, History(settings.workspace.path / "cache" / "history.json"))]
     if values.events:
         reporters.append(EventWriter.open(values.events, reporters[0].warning))

@@ -103,7 +103,8 @@ def tell_search(screen: Terminal, wanted: Any, jobs: int, budget: float | None) 
     _tell_steps(screen, wanted)
     limits = [counted(wanted.trials, "trial")] if wanted.trials else []
     limits += [f"begun within {duration(budget)}"] if budget else []
-    _line(screen, "method", f"{METHODS[wanted.method]}, {', '.join(limits) or 'all combinations'}, {jobs} at a time")
+    at_once = f"{jobs} at a time" if jobs else "as many at a time as the cluster has threads"
+    _line(screen, "method", f"{METHODS[wanted.method]}, {', '.join(limits) or 'all combinations'}, {at_once}")
     screen.line()
 
 
@@ -191,10 +192,11 @@ def search(values: Any, screen: Terminal) -> Answer:
     from mlops_nb.pipeline.search import run_search
     from mlops_nb.pipeline.slots import History
 
-    settings = with_engine(load_settings(), values.engine)
+    settings = with_engine(load_settings(), values.engine, values.on)
     wanted = asked_for(values, settings)
     prune_on, opposite = _pruning(values, wanted)
-    lines, jobs = TrialLines(screen, History(settings.workspace.path / "cache" / "history.json")), values.jobs or 1
+    lines = TrialLines(screen, History(settings.workspace.path / "cache" / "history.json"))
+    jobs = values.jobs or (0 if settings.pipeline.on else 1)
     lines.begin(wanted)
     reporters: list[Reporter] = [lines]
     if values.events:

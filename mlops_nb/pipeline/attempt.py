@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['THREADS', 'LASTING', 'available_cores', 'kernel_environment', 'redactor_for', 'clean_logs', 'Attempt', 'Outcome',
-           'try_step', 'can_pass']
+           'Elsewhere', 'try_step', 'can_pass']
 
 # %% ../../nbs/30_pipeline/14_attempt.ipynb #05f9368d
 import json
@@ -103,11 +103,17 @@ class Attempt(NamedTuple):
     parent: str | None = None  # the sweep that the run is a child of
     variant: Mapping[str, Any] | None = None  # swept parameters of the step
     project: pathlib.Path | None = None  # where paths are told from; default: the project of the settings
+    key: str = ""  # the cache key
+    parts: Mapping[str, Any] | None = None  # what the key was made of
+    fresh: bool = False  # whether no record of an earlier run counts
+    followed: bool = False  # whether its curves are looked at while it runs
+    copy: str = ""  # one of several executions of the same attempt, on workers of a cluster
 
     @property
     def place(self) -> str:
         "The attempt's folder, from the workspace"
-        return f"attempts/{self.run}/{self.step.name}{f'.{self.number}' if self.number > 1 else ''}"
+        own = f"attempts/{self.run}/{self.step.name}{f'.{self.number}' if self.number > 1 else ''}"
+        return f"{own}/{self.copy}" if self.copy else own
 
     @property
     def folder(self) -> pathlib.Path:
@@ -117,6 +123,8 @@ class Attempt(NamedTuple):
     @property
     def output(self) -> pathlib.Path:
         "The executed notebook"
+        if self.copy:
+            return self.folder / "out" / self.step.path.name
         return self.settings.workspace.path / "runs" / self.run / self.step.path.name
 
     @property
@@ -180,23 +188,40 @@ def _incomplete(attempt: Attempt, manifest: Mapping[str, Any], store: Store) -> 
     return None
 
 # %% ../../nbs/30_pipeline/14_attempt.ipynb #ba3a0f40
+class Elsewhere:
+    "Makes attempts on other machines; base of the cluster's executor"
+
+    def attempt(
+        self,
+        attempt: Attempt,
+        redactor: Redactor,
+        tell: Callable[..., None] | None = None,  # cell, how many there are, heading, worker
+        prepare: Sequence[str] = (),  # modules that the steps after this one will import
+    ) -> Outcome:
+        "Have an attempt made; what came of it"
+        raise NotImplementedError
+
+
 def try_step(
     attempt: Attempt,
     redactor: Redactor,
     on_progress: Callable[[int, int, str], None] | None = None,  # cell, how many there are, heading
-    executor: Executor | None = None,  # None: in this process
+    executor: Executor | Elsewhere | None = None,  # None: in this process
     prepare: Sequence[str] = (),  # modules that the steps after this one will import
     jobs: int = 1,  # steps that run at once
+    environment: Mapping[str, str] | None = None,  # more for the kernel
 ) -> Outcome:
     "Execute a step in a process of its own; the outcome, also of a failure"
+    if isinstance(executor, Elsewhere):
+        return executor.attempt(attempt, redactor, on_progress, prepare)
     copy, section = attempt.folder / attempt.step.path.name, attempt.settings.pipeline
     atomic_write(copy, attempt.content)
     context = atomic_write(attempt.folder / "context.json", json.dumps(attempt.context(), indent=1))
-    environment = kernel_environment(context, os.environ, jobs)
+    variables = {**kernel_environment(context, os.environ, jobs), **(environment or {})}
     known = {"run": attempt.run, "parent": attempt.parent, "step": attempt.step.name, "variant": attempt.variant}
     for more in hooks.emit("step_environment", settings=attempt.settings, **known):
-        environment |= more
-    options: dict[str, Any] = {"cwd": attempt.settings.project, "environment": environment, "on_progress": on_progress}
+        variables |= more
+    options: dict[str, Any] = {"cwd": attempt.settings.project, "environment": variables, "on_progress": on_progress}
     options |= {"timeout": section.timeout, "memory": section.memory * 1_000_000, "engine": section.engine}
     if executor:
         options |= {"secrets": sorted(redactor.secrets), "prepare": prepare}

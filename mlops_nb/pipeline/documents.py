@@ -33,6 +33,7 @@ def step_document(
     attempt: str | None = None,  # folder, from the workspace
     attempts: int = 0,  # how often it was tried
     variant: Mapping[str, Any] | None = None,  # swept parameters that it depends on
+    worker: str | None = None,  # of a cluster, where it was executed
 ) -> dict[str, Any]:
     "One step of a run"
     gives = manifest["gives"] if manifest else {}
@@ -51,6 +52,7 @@ def step_document(
         "key": key,
         "attempt": attempt,
         "attempts": attempts,
+        "worker": worker,
     }
 
 

@@ -187,6 +187,19 @@ class Fingerprints:
         "Enter the local modules that the step's code reaches, whatever its parameters and needs"
         self.modules |= self.reached(step, set(), []).files
 
+    def follow(
+        self,
+        step: StepSource,
+        needs: Mapping[str, Mapping[str, Any]],  # as `single_needs` gives them
+        expected: Iterable[str] = (),  # types of needs that nobody has given yet
+    ) -> Reached:
+        "What the step reaches with what it reads; the modules are entered"
+        types = {*expected, *(str(need["type"]) for need in needs.values())}
+        brought = {path for need in needs.values() for path in _named_in(need.get("meta") or {})}
+        found = self.reached(step, types, sorted(brought))
+        self.modules |= found.files
+        return found
+
     def inputs(self, step: StepSource, values: Mapping[str, Any]) -> dict[str, Any]:
         "What the step's parameters of type `Source` and `Path` stand for"
         return {
@@ -204,10 +217,7 @@ class Fingerprints:
     ) -> dict[str, Any]:
         "Everything the step's result can depend on; fits in JSON"
         needs = single_needs(needs)
-        types = {*expected, *(str(need["type"]) for need in needs.values())}
-        brought = {path for need in needs.values() for path in _named_in(need.get("meta") or {})}
-        found, inputs = self.reached(step, types, sorted(brought)), self.inputs(step, values)
-        self.modules |= found.files
+        found, inputs = self.follow(step, needs, expected), self.inputs(step, values)
         return {
             "format": KEY_FORMAT,
             "python": f"{sys.version_info.major}.{sys.version_info.minor}",

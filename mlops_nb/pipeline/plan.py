@@ -272,6 +272,7 @@ class Supply:
 
     steps: Sequence[str] = ()  # that a child has, its parent's included
     pause = 1.0  # seconds between two looks at steps in progress
+    follows = ""  # the step whose curves are looked at
 
     def ask(self, run: Any) -> Plan | None:
         "The plan of one more child; None when there is none to come, or none yet"

@@ -56,6 +56,7 @@ class Reporter:
         total: int,  # how many cells there are
         heading: str,  # of the section that the cell stands in
         variant: Mapping[str, Any] | None = None,  # swept parameters, for a step of a sweep's child
+        worker: str | None = None,  # of a cluster, where the step runs on one
     ) -> None:
         "A cell begins"
 
@@ -146,9 +147,16 @@ class EventWriter(Reporter):
         self.write("step_started", **facts, **_varied(variant))
 
     def progress(
-        self, step: str, cell: int, total: int, heading: str, variant: Mapping[str, Any] | None = None
+        self,
+        step: str,
+        cell: int,
+        total: int,
+        heading: str,
+        variant: Mapping[str, Any] | None = None,
+        worker: str | None = None,
     ) -> None:
-        self.write("cell", step=step, cell=cell, total=total, heading=heading, **_varied(variant))
+        more = _varied(variant) | ({"worker": worker} if worker else {})
+        self.write("cell", step=step, cell=cell, total=total, heading=heading, **more)
 
     def step_finished(self, step: dict[str, Any]) -> None:
         self.write("step_finished", **step)

@@ -9,7 +9,7 @@ __all__ = ['PAUSE', 'TICK', 'ENDS', 'run_pipeline', 'run_plan']
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 from ..core.errors import Interrupted, MlopsError, StepFailed, StorageError
@@ -132,18 +132,24 @@ def _given(run: Run) -> int:
 
 def _listen(run: Run, seconds: float) -> None:
     "Hear until a step comes to its end, or for some time"
-    end, supply = time.monotonic() + seconds, run.shared.supply
+    end, supply, jobs = time.monotonic() + seconds, run.shared.supply, run.shared.jobs
     while (left := end - time.monotonic()) > 0:
         heard = run.shared.slots.hear(min(left, supply.pause if supply else TICK))
         if supply:
             supply.look(run)
         if heard is None:
             run.reporter.tick()
-            continue
-        member, name = _whose(run, heard)
-        if heard.kind != "progress":
-            return _take(member, name, heard)
-        run.reporter.progress(name, *heard.value, **member.varied(name))
+            if run.shared.jobs > jobs:  # a worker has joined the cluster
+                return None
+        elif heard.kind == "said":
+            run.reporter.warning(heard.value)
+        elif heard.kind == "progress":
+            member, name = _whose(run, heard)
+            cell, total, heading, *worker = heard.value
+            where: dict[str, Any] = {"worker": worker[0]} if worker and worker[0] else {}
+            run.reporter.progress(name, cell, total, heading, **member.varied(name), **where)
+        else:
+            return _take(*_whose(run, heard), heard)
 
 
 def _whose(run: Run, heard: Heard) -> tuple[Run, str]:
@@ -191,7 +197,7 @@ def _start(run: Run, name: str) -> bool:
 def _has_room(run: Run, name: str) -> bool:
     pipeline = run.plan.pipeline.name
     beside = [f"{pipeline}.{other}" for member in run.members for other in member.working]
-    return run.shared.history.fits(f"{pipeline}.{name}", beside)
+    return not run.shared.near or run.shared.history.fits(f"{pipeline}.{name}", beside)
 
 
 def _take(run: Run, name: str, heard: Heard) -> None:
@@ -346,7 +352,7 @@ def run_pipeline(
     with using(workspace) if workspace.exists() else nullcontext(), _sharing(settings):  # what is to be reused stays
         plan = make_plan(settings, name, parameters, force=force, **options)._replace(origin=origin)
         hears.plan(plan)
-        most = jobs or settings.pipeline.jobs or available_cores()
+        most = jobs or settings.pipeline.jobs or (0 if settings.pipeline.on else available_cores())
         return run_plan(settings, plan, hears, strict, command, most)
 
 
@@ -356,15 +362,16 @@ def run_plan(
     hears: Reporter,
     strict: bool,  # refuse when a library notebook was changed and not exported
     command: Sequence[str],  # the command line, for the record
-    most: int,  # steps at once
+    most: int,  # steps at once; 0 is as many as the cluster has slots for
     supply: Supply | None = None,  # of children that the plan does not know yet
     document: Mapping[str, Any] | None = None,  # what is to be said about it besides
 ) -> RunResult:
     "Do what a plan says; raises only before the run has begun"
     with Ledger.open(settings) as ledger, using(settings.workspace.path), ledger.using():
-        run = _members(Shared(settings, plan, ledger, hears, most, supply), plan)
-        run.document |= document or {}
-        with run.interruption:
+        shared = Shared(settings, plan, ledger, hears, most, supply)
+        with closing(shared), shared.interruption:
+            run = _members(shared, plan)
+            run.document |= document or {}
             prepare(run, strict, command)
             code = _attend(run)
         clean_logs(settings, run.shared.lost, run.redactor)  # again: orphaned kernels live a little longer

@@ -67,6 +67,7 @@ class Trials(Supply):
         self.budget, self.prune_on, self.opposite = budget, prune_on, opposite
         self.steps = wanted.steps
         self.pause = 0.2 if prune_on else Supply.pause
+        self.follows = (prune_on or "").partition(".")[0]
         self.began = time.monotonic()
         self.going: dict[int, Going] = {}  # by the child's number
         self.pruned: dict[int, str] = {}  # why

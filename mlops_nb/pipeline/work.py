@@ -54,6 +54,8 @@ def prepare(run: Run, strict: bool, command: Sequence[str]) -> None:
         run.reporter.warning(f"Run {lost} did not end: its process is gone. What it finished is reused.")
         run.shared.lost[lost] = list(run.ledger.run(lost)["parameters"].values())
     clean_logs(run.settings, run.shared.lost, run.redactor)
+    if run.shared.elsewhere:
+        run.shared.elsewhere.recall(run.ledger)
     _warn_unexported(run, strict)
     check_costs(run.settings)
     if not run.plan.origin:
@@ -179,6 +181,10 @@ def _execute(run: Run, decision: Decision, lease: Lease) -> None:
         parent=run.document["parent"],
         variant=run.plan.variant(name),
         project=run.outside.project,
+        key=decision.key or "",
+        parts=decision.parts,
+        fresh=bool(run.plan.origin or decision.unfit) or name in run.plan.planner.force,
+        followed=bool(run.shared.supply) and run.shared.supply.follows == name,
     )
     for _ in range(run.call.before.get(name, 0) if run.call else 0):  # what earlier calls left stays as it is
         attempt = attempt.next()
@@ -246,7 +252,7 @@ def take_outcome(run: Run, name: str, outcome: Outcome) -> None:
     if outcome.error and _try_again(run, work, outcome.error):
         return
     if outcome.error:
-        _fail(run, work, outcome.error, outcome.seconds)
+        _fail(run, work, outcome.error, outcome.seconds, outcome.facts.get("worker"))
         for other in run.members:
             if other.plan.owners.get(name) == run.plan.number:
                 other.ended = other.ended or Ended(name, outcome.error, "" if other is run else run.id)
@@ -292,19 +298,20 @@ def _commit(run: Run, work: Working, outcome: Outcome) -> None:
     shown: dict[str, Any] = {"seconds": outcome.seconds, "notebook": attempt.notebook}
     shown["manifest"] = committed["manifest"]
     shown |= {"key": decision.key, "attempt": attempt.place, "attempts": attempt.number}
+    shown |= {"worker": outcome.facts.get("worker")}
     run.add(step_document(run.id, name, "done", reasons, **shown, **run.varied(name)))
     told = decision._replace(reasons=[f"computed by run {run.id}"])
     _hand_on(run, Taken(told, committed["manifest"], attempt.notebook, not changes))
 
 # %% ../../nbs/30_pipeline/15_work.ipynb #b92165cd
-def _fail(run: Run, work: Working, error: dict[str, Any], seconds: float) -> None:
+def _fail(run: Run, work: Working, error: dict[str, Any], seconds: float, worker: str | None = None) -> None:
     "Enter that a step failed, and why"
     attempt, reasons = work.attempt, work.decision.reasons
     del run.working[attempt.step.name]
     notebook = attempt.notebook if attempt.output.exists() else None
     facts: dict[str, Any] = {"error": error, "seconds": seconds, "notebook": notebook}
     more = {"attempt": attempt.place, "attempts": attempt.number, **run.varied(attempt.step.name)}
-    run.add(step_document(run.id, attempt.step.name, "failed", reasons, **facts, **more))
+    run.add(step_document(run.id, attempt.step.name, "failed", reasons, worker=worker, **facts, **more))
     run.ledger.fail_step(run.id, attempt.step.name, **facts)
     work.lease.release()
 

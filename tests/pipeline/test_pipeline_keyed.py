@@ -1,11 +1,13 @@
 """Steps of one run, asked for by calls that know nothing of each other: in any order, twice, killed, at once."""
 
+import os
 import random
 import signal
-import sqlite3
 
 import pytest
+from conftest import shared_folder
 from pipeline_support import Project, finish, gives, states, stop, wait_for
+from postgres_service import ledger_url
 
 from mlops_nb.core.errors import UsageError
 from mlops_nb.core.ledger import Ledger
@@ -16,9 +18,11 @@ COUNT = "flow.count = len(flow.split.rows)"
 NAP = "import time\nfor i in range(20):\n    time.sleep(0.02)"
 
 
-def build(folder) -> Project:
+def build(folder, ledger="") -> Project:
     """A diamond; each step notes in a file that it ran."""
     project = Project(folder)
+    if ledger:
+        project.file("settings.ini", f"{(folder / 'settings.ini').read_text()}[workspace]\nledger = {ledger}\n")
     Ledger.open(project.settings).close()  # making one costs a second in every process
     note = "with open('ran', 'a') as ran:\n    ran.write({!r} + '\\n')"
     project.step("10_split", "#| parameters\nsize: int = 3", note.format("split"), "flow.rows = list(range(size))")
@@ -75,8 +79,18 @@ def test_any_order_with_repetitions_gives_the_same_run(tmp_path, undisturbed, li
     assert states(project.run()) == dict.fromkeys(STEPS, "cached"), "a plain run reuses it"
 
 
-def test_all_calls_at_once_twice_over(tmp_path, undisturbed):
-    project, left = build(tmp_path), {(step, number): 2 for step in STEPS for number in (0, 1)}
+@pytest.fixture(params=["sqlite", "postgres"])
+def where(request, tmp_path_factory):
+    """The address of a ledger."""
+    if request.param == "sqlite":
+        yield ""
+        return
+    with ledger_url(shared_folder(tmp_path_factory), f"test_keyed_{os.getpid()}") as url:
+        yield url
+
+
+def test_all_calls_at_once_twice_over(tmp_path, undisturbed, where):
+    project, left = build(tmp_path, where), {(step, number): 2 for step in STEPS for number in (0, 1)}
     for _ in range(12):
         going = {place: project.start(only=place[0], key="nightly") for place in left}
         left = {place: code for place, process in going.items() if (code := finish(process)[0])}

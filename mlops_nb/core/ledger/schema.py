@@ -182,17 +182,17 @@ sketches = Table(
 run_keys = Table(
     "run_keys",
     metadata,
-    Column("pipeline", Text, primary_key=True),
-    Column("key", Text, primary_key=True),
-    Column("run_id", Text, ForeignKey("runs.id"), nullable=False),
+    Column("pipeline", TEXT, primary_key=True),
+    Column("key", TEXT, primary_key=True),
+    Column("run_id", TEXT, ForeignKey("runs.id"), nullable=False),
     UniqueConstraint("run_id"),
 )
 
 run_calls = Table(
     "run_calls",
     metadata,
-    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
-    Column("steps", Text, primary_key=True),
+    Column("run_id", TEXT, ForeignKey("runs.id"), primary_key=True),
+    Column("steps", TEXT, primary_key=True),
     _text("document"),
 )
 
