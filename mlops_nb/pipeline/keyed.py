@@ -163,6 +163,7 @@ def run_keyed(
     with ExitStack() as stack:
         ledger = stack.enter_context(Ledger.open(settings))
         stack.enter_context(using(workspace) if workspace.exists() else nullcontext())
+        stack.enter_context(ledger.using())
         found = ledger.keyed_run(pipeline.name, key)
         known = ledger.run(found)["parameters"] if found else None
         values = _values(settings, pipeline, parameters or {}, folder, known)
@@ -206,6 +207,6 @@ def _answer(
     plan = _plan(planner, call._replace(known=known, before=tried))
     if plan.decisions:
         hears.plan(plan)
-    most = jobs or settings.pipeline.jobs or available_cores()
+    most = jobs or settings.pipeline.jobs or (0 if settings.pipeline.on else available_cores())
     said = _beginning(ledger, plan.pipeline, plan.call or call)
     return run_plan(settings, plan, hears, strict, command, most, document=said)

@@ -137,6 +137,7 @@ def test_curves_of_an_older_ledger_are_sketched_by_its_upgrade(path):
         with ledger.database.transaction() as execute:
             for table in ("sketches", "run_calls", "run_keys"):
                 execute(f"DROP TABLE {table}")
+            execute("DROP INDEX ix_runs_started_id")
             execute("UPDATE alembic_version SET version_num = '0003'")
     assert [(one.name, one.total, one.best(False)) for one in before] == [
         ("few", 1, (1.0, 100)),

@@ -5,9 +5,9 @@ import random
 import signal
 
 import pytest
-from conftest import shared_folder
 from pipeline_support import Project, finish, gives, states, stop, wait_for
 from postgres_service import ledger_url
+from support import shared_folder
 
 from mlops_nb.core.errors import UsageError
 from mlops_nb.core.ledger import Ledger
@@ -46,9 +46,7 @@ def whole(project) -> dict[str, str]:
     """What the one run of a project gave, all steps of it."""
     (run,) = project.ledger.runs()
     assert run["status"] == "ok" and run["key"] == "nightly"
-    assert sqlite3.connect(project.workspace / "ledger.sqlite").execute("SELECT count(*) FROM leases").fetchone() == (
-        0,
-    )
+    assert project.ledger.database.rows("SELECT key FROM leases") == []
     return {name: artifact["sha256"] for name, artifact in project.ledger.artifacts(run["run"]).items()}
 
 

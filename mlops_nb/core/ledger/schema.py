@@ -68,6 +68,7 @@ runs = Table(
     _text("git", nullable=True),
     _text("error", nullable=True),
     Index(None, "pipeline", "started"),
+    Index(None, "started", "id"),
     Index(None, "parent"),
 )
 

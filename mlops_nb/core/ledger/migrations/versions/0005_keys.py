@@ -1,4 +1,4 @@
-"""Runs that another scheduler knows by a key, and what their finished calls answered."""
+"""Runs that another scheduler knows by a key, what their finished calls answered, and an index for the newest runs."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,8 @@ down_revision = "0004"
 
 
 def upgrade() -> None:
-    """Create two tables."""
+    """Create two tables and an index."""
+    op.create_index("ix_runs_started_id", "runs", ["started", "id"])
     op.create_table(
         "run_keys",
         sa.Column("pipeline", TEXT, nullable=False),
