@@ -102,6 +102,8 @@ class Server:
         lines = {**SETTINGS, "port": str(self.port), "unix_socket_directories": str(self.folder), **settings}
         with (self.folder / "data" / "postgresql.conf").open("a") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in lines.items())
+        access = self.folder / "data" / "pg_hba.conf"  # one user needs a password
+        access.write_text(f"host all locked 127.0.0.1/32 scram-sha-256\n{access.read_text()}")
         self.control("start")
         return self
 

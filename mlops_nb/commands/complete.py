@@ -6,6 +6,7 @@
 __all__ = ['Candidates', 'SHELLS', 'WORDS', 'SCRIPTS', 'split_line', 'values', 'candidates', 'written', 'complete', 'completion']
 
 # %% ../../nbs/95_cli/03_complete.ipynb #5face54f
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,7 @@ def written(
 def complete(values: Any, screen: Terminal) -> Answer:
     "`mlops-nb complete`: what may stand next"
     words = split_line(values.line)
+    os.environ.setdefault("PGCONNECT_TIMEOUT", "2")  # nobody waits longer for a word
     try:
         found = candidates(words)
     except (MlopsError, OSError) as error:  # outside of a project, or in a broken one: nothing can be offered

@@ -326,6 +326,7 @@ def _sharing(settings: Settings) -> Iterator[None]:
         yield
         return
     with Ledger.open(settings) as ledger, ledger.using():
+        ledger.database.close()  # the lock has a connection of its own
         yield
 
 

@@ -146,13 +146,16 @@ def connect(
 ) -> Any:
     "A connection of psycopg, checked and set up"
     psycopg = driver()
-    given = {**ALIVE, "connect_timeout": 10, "client_encoding": "UTF8", "application_name": name, **options}
+    timeout = int(os.environ.get("PGCONNECT_TIMEOUT") or 10)
+    given = {**ALIVE, "connect_timeout": timeout}
+    own: dict[str, Any] = {key: value for key, value in given.items() if f"{key}=" not in address.text}
+    own |= {"autocommit": True, "client_encoding": "UTF8", "application_name": name, **options}
     try:
-        connection = psycopg.connect(address.text, **{"autocommit": True, **given})
-        encoding = connection.info.parameter_status("server_encoding")
-        if connection.info.server_version < OLDEST or encoding != "UTF8":
+        connection = psycopg.connect(address.text, **own)
+        version, encoding = connection.info.server_version, connection.info.parameter_status("server_encoding")
+        if version < OLDEST or encoding != "UTF8":
             connection.close()
-            raise _unfit(address, connection.info.server_version, encoding)
+            raise _unfit(address, version, encoding)
         connection.execute(SESSION.format(wait=round(patience * 1000)))
         if not connection.autocommit:
             connection.commit()
@@ -203,8 +206,8 @@ class Link:
     def run_many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
         "Execute one for each row, in as few journeys as possible"
         with self._errors():
-            values = ([stored(value) for value in row] for row in rows)
-            self.connection.cursor().executemany(translate(statement), values)
+            if values := [[stored(value) for value in row] for row in rows]:
+                self.connection.cursor().executemany(translate(statement), values)
 
     def load(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         "Enter many rows in one statement"

@@ -48,6 +48,7 @@ class PostgresExecute(Execute):
     def load(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         "Enter many rows, which may refer to rows that come later"
         self.link.load(table, columns, rows)
+        self.link.run(f'ANALYZE "{table}"')  # else the planner takes it for empty until the server looks by itself
 
     def stream(self, query: str) -> Iterator[tuple[Any, ...]]:
         "The rows of a query, which need not fit into memory"
@@ -70,7 +71,7 @@ class Held:
         self.database, self.subject, self.shared, self.patience = database, subject, shared, patience
         self._suffix = "_shared" if shared else ""
         self._link: Link | None = None
-        self._pid = os.getpid()
+        self._pid, self._changing, self._taken = os.getpid(), threading.Lock(), True
 
     def __enter__(self) -> "Held":
         end, pause = time.monotonic() + self.patience, 0.05
@@ -87,8 +88,11 @@ class Held:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self in self.database.held:
             self.database.held.remove(self)
-        if self._link is not None and self._pid == os.getpid():
-            self._link.connection.close()
+        if self._pid == os.getpid():
+            with self._changing:  # the heart may just be taking it again
+                link, self._link = self._link, None
+            if link is not None:
+                link.connection.close()
 
     def _try(self) -> bool:
         assert self._link is not None
@@ -108,12 +112,15 @@ class Held:
 
     def keep(self) -> None:
         "Take it again when its connection was lost"
-        assert self._link is not None
-        try:
-            self._link.run("SELECT 1 AS here")
-        except Away:
-            self._link = Link(self.database.address, self.database.patience)
-            self._try()
+        with self._changing:
+            if self._link is None:
+                return
+            try:
+                self._link.run("SELECT 1 AS here")
+            except Away:
+                self._taken = False
+                self._link = Link(self.database.address, self.database.patience)
+            self._taken = self._taken or self._try()  # a collector that has it just now says so and leaves
 
     def _busy(self) -> Busy:
         waited = f", also after {self.patience:g} seconds" if self.patience else ""

@@ -74,14 +74,17 @@ def insert_contents(
     execute: Execute, result: int, gives: dict[str, dict[str, Any]], points: Sequence[dict[str, Any]]
 ) -> None:
     "Enter the artifacts and curves of a result"
-    for name, artifact in gives.items():
-        facts = {"type": artifact["type"], "sha256": artifact["sha256"], "size": artifact["size"]}
-        insert(execute, "artifacts", result_id=result, name=name, meta=to_text(artifact.get("meta") or {}), **facts)
-    rows = (
+    artifacts = [
+        (result, name, *(one[fact] for fact in ("type", "sha256", "size")), to_text(one.get("meta") or {}))
+        for name, one in gives.items()
+    ]
+    columns = "result_id, name, type, sha256, size, meta"
+    execute.many(f"INSERT INTO artifacts ({columns}) VALUES (?, ?, ?, ?, ?, ?)", artifacts)
+    rows = [
         (result, position, name, point["t"], point.get("step"), value)
         for position, point in enumerate(points)
         for name, value in point["values"].items()
-    )
+    ]
     execute.many("INSERT INTO points (result_id, position, name, t, step, value) VALUES (?, ?, ?, ?, ?, ?)", rows)
     for row in sketch_rows(points):
         insert(execute, "sketches", result_id=result, **row)

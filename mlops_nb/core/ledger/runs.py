@@ -224,11 +224,11 @@ class RunReader(Records):
         if among is not None:
             chosen, ids = one_of("id", sorted(among))
             condition, values = f"{condition} AND {chosen}", values | ids
+        if pipeline is not None:
+            condition, values = f"{condition} AND pipeline = :pipeline", {**values, "pipeline": pipeline}
         rows = self.database.rows(
-            f"SELECT *, {KEY} FROM runs WHERE {condition} AND pipeline = COALESCE(:pipeline, pipeline) "
-            "ORDER BY started DESC, id DESC LIMIT :limit",
+            f"SELECT *, {KEY} FROM runs WHERE {condition} ORDER BY started DESC, id DESC LIMIT :limit",
             **values,
-            pipeline=pipeline,
             limit=1_000_000 if unsure else limit,
         )
         summaries = [_summary(row, self.database) for row in rows]

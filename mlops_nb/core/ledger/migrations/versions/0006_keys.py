@@ -1,17 +1,16 @@
-"""Runs that another scheduler knows by a key, what their finished calls answered, and an index for the newest runs."""
+"""Runs that another scheduler knows by a key, and what their finished calls answered."""
 
 import sqlalchemy as sa
 from alembic import op
 
 from mlops_nb.core.ledger.migrations.types import TEXT
 
-revision = "0005"
-down_revision = "0004"
+revision = "0006"
+down_revision = "0005"
 
 
 def upgrade() -> None:
-    """Create two tables and an index."""
-    op.create_index("ix_runs_started_id", "runs", ["started", "id"])
+    """Create two tables."""
     op.create_table(
         "run_keys",
         sa.Column("pipeline", TEXT, nullable=False),
