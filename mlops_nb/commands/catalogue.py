@@ -14,7 +14,6 @@ from mlops_nb.commands.catalogue_look import (
     CARD,
     DELETE,
     DIFF,
-    EXPORT,
     LEADERBOARD,
     LINEAGE,
     LOGS,
@@ -26,10 +25,14 @@ from mlops_nb.commands.catalogue_look import (
     STAR,
     TAG,
 )
+from mlops_nb.commands.catalogue_look import (
+    EXPORT as EXPORT_RUNS,
+)
 from mlops_nb.commands.catalogue_project import (
     COMPLETION,
     CONFIG,
     DOCTOR,
+    EXPORT,
     FSCK,
     GC,
     LEDGER,
@@ -104,6 +107,10 @@ RUN = Command(
         Option(
             ("--engine",), "fork: kernels of a prepared process; kernel: ordinary ones", "ENGINE", complete="engine"
         ),
+        Option(
+            ("--param-env",), "set parameters from variables: PREFIX and step__name; empty ones do not count", "PREFIX"
+        ),
+        Option(("--run-key",), "a scheduler's name for the run: each step once, however often it is asked for", "KEY"),
         Option(("--strict",), "refuse when a library notebook was changed and not exported"),
         Option(("--events",), "write events as lines of JSON; 'stderr' is allowed", "PATH", complete="file"),
     ),
@@ -115,6 +122,7 @@ RUN = Command(
         ("mlops-nb run tabular -P params.yaml", "many parameters: 'train:', then '  model: forest'"),
         ("mlops-nb run tabular --on dask://127.0.0.1:8786", "the same steps, on the workers of a Dask cluster"),
         ("mlops-nb run tabular --json > run.json", "for a program"),
+        ('mlops-nb run tabular --only train --run-key "$RUN_ID"', "one task of Airflow, Argo, Slurm; may be repeated"),
     ),
     "Exit codes: 0 ok, 1 a step failed, 2 wrong usage, 3 a gate or a check of the data refused, 4 busy, 130 interrupted.",
 )
@@ -317,11 +325,11 @@ COMMANDS = {
         *(RUN, PLAN, SEARCH, AUTOML, RERUN, SNAPSHOT, PAPERMILL, LINT),
         *(RUNS, LEADERBOARD, SHOW, DIFF, LINEAGE, REPORT, LOGS, OPEN, MODELS, CARD),
         *(PROMOTE, ROLLBACK, APPROVE, REJECT, WAIVE, TAG_MODEL, NOTE_MODEL),
-        *(SYNC, TAG, NOTE, STAR, EXPORT, DELETE),
+        *(SYNC, TAG, NOTE, STAR, EXPORT_RUNS, DELETE),
         *(*FILES, *ACCESS),
         *(SIGN, VERIFY, KEYS, KEYS_LIST, KEYS_NEW, KEYS_TRUST, KEYS_REVOKE, KEYS_ROTATE),
         *(*RELEASES, PACKAGE, PREDICT, PREDICTIONS, OBSERVE),
-        *(NEW, CONFIG, DOCTOR, GC, FSCK, LEDGER, LEDGER_COPY, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
+        *(NEW, CONFIG, EXPORT, DOCTOR, GC, FSCK, LEDGER, LEDGER_COPY, SERVER, COMPLETION, COMPLETE, CLEAN, REPEAT),
     )
 }
 HEADLINE = "mlops-nb: notebooks are pipelines, and every run is recorded, explained and served."

@@ -20,7 +20,10 @@ RUNS = Command(
     "Look",
     "mlops_nb.commands.look:runs",
     (),
-    (OF_PIPELINE, LIMIT, WHERE, SORT),
+    (
+        *(OF_PIPELINE, LIMIT, WHERE, SORT),
+        Option(("--run-key",), "runs that a scheduler knows by this key", "KEY"),
+    ),
     (
         ("mlops-nb runs", "the last 20"),
         ("mlops-nb runs --pipeline tabular -n 5 --json", "for a program"),

@@ -7,6 +7,7 @@ __all__ = ['SHOWN', 'LATEST', 'chosen', 'parameters_of', 'plan', 'tell_warnings'
            'Doing', 'Lines', 'with_engine', 'run', 'tell_end', 'serve_command']
 
 # %% ../../nbs/95_cli/10_execute.ipynb #ae137e88
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -211,8 +212,32 @@ def run(values: Any, screen: Terminal) -> Answer:
     reporters: list[Reporter] = [Lines(screen, History(settings.workspace.path / "cache" / "history.json"))]
     if values.events:
         reporters.append(EventWriter.open(values.events, reporters[0].warning))
+    if values.param_env:
+        from mlops_nb.pipeline.export import read_environment
+
+        parameters = read_environment(settings, values.pipeline, values.param_env, os.environ) | parameters
+    if values.run_key is not None:
+        return _answer(_run_keyed(settings, values, parameters, Reporters(*reporters)), settings)
     options = {**chosen(values), "strict": values.strict, "jobs": values.jobs, "command": ["mlops-nb", *sys.argv[1:]]}
-    result = run_pipeline(settings, values.pipeline, parameters, reporter=Reporters(*reporters), **options)
+    return _answer(
+        run_pipeline(settings, values.pipeline, parameters, reporter=Reporters(*reporters), **options), settings
+    )
+
+
+def _run_keyed(settings: Settings, values: Any, parameters: Mapping[str, Any], reporter: Reporter) -> Any:
+    "`mlops-nb run PIPELINE --only STEP --run-key K`"
+    from mlops_nb.pipeline.keyed import run_keyed
+
+    for flag, given in (("--sweep", values.sweep), ("--force", values.force)):
+        if given:
+            hint = "A step of a key's run that is done stays as it is, and a sweep is many runs: take a key for each."
+            raise UsageError(f"{flag} does not go with --run-key.", hint, value=flag)
+    steps = {"from_": values.downstream, "to": values.to, "only": values.only}
+    options = {**steps, "strict": values.strict, "jobs": values.jobs, "command": ["mlops-nb", *sys.argv[1:]]}
+    return run_keyed(settings, values.pipeline, values.run_key, parameters, reporter=reporter, **options)
+
+
+def _answer(result: Any, settings: Settings) -> Answer:
     document = result.document
     return Answer(document, lambda screen: tell_end(screen, document, settings), result.exit_code, result.defect)
 
@@ -223,6 +248,8 @@ def tell_end(screen: Terminal, run: Mapping[str, Any], settings: Settings) -> No
     counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
     screen.line()
     screen.line(screen.state(run["status"]), ", ".join([*counts, duration(run["seconds"])]))
+    if run.get("left"):
+        screen.line(f"left       {', '.join(run['left'])} under the key {run['key']}")
     told = [step["error"]["hint"] for step in run["steps"] if step.get("error") and state_of(step) != "interrupted"]
     if run["status"] == "failed":
         _tell_children(screen, run)

@@ -32,7 +32,10 @@ def runs(values: Any, screen: Terminal) -> Answer:
         20 if values.limit is None else values.limit,
         [name for name in (values.sort or "").split(",") if name],
     )
-    found = find_runs(ledger, values.pipeline, values.where, order, limit)
+    where = values.where
+    if values.run_key is not None:
+        where = f"({where}) and run_key == {values.run_key!r}" if where else f"run_key == {values.run_key!r}"
+    found = find_runs(ledger, values.pipeline, where, order, limit)
     table = run_table(found, ledger.versions(), nested=not order)
     return Answer({"schema": 1, "runs": found}, lambda screen: screen.line(repr(table)))
 
@@ -107,6 +110,8 @@ def tell_run(
     screen.line(screen.style(f"{run['pipeline']}  {run['run']}", "bold"), screen.state(run["status"]))
     screen.line(f"started {when} UTC, took {duration(run.get('seconds')) or 'unknown'}")
     screen.line(_origin(run))
+    if run.get("key"):
+        screen.line(f"key {run['key']}")
     if words := cost_words(run.get("costs")):
         screen.line(f"cost {words}, estimated")
     if said := [*(["★"] if run.get("starred") else []), *run.get("tags", ())]:

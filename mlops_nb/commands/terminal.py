@@ -40,6 +40,7 @@ STATES = {
     "cached": ("↺", "blue"),
     "run": ("▶", "yellow"),
     "running": ("▶", "yellow"),
+    "waiting": ("○", "yellow"),
     "skipped": ("–", "dim"),
     "warn": ("!", "yellow"),
     "warning": ("!", "yellow"),

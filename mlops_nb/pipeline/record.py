@@ -27,7 +27,7 @@ def keep_result(
     atomic_write(attempt / RESULT, canonical_json({"format": FORMAT, "created": now(), **facts}))
 
 # %% ../../nbs/30_pipeline/15_record.ipynb #ed95b3f1
-ROWS = ("run_parameters", "run_sources", "metrics", "run_annotations", "step_costs")
+ROWS = ("run_parameters", "run_sources", "metrics", "run_annotations", "step_costs", "run_keys", "run_calls")
 _STEPS = (
     "SELECT s.*, CASE WHEN x.id IS NULL THEN NULL ELSE x.run_id || '/' || x.step END AS result "
     "FROM run_steps s LEFT JOIN results x ON x.id = s.result_id WHERE s.run_id = :run ORDER BY s.position, s.step"

@@ -28,8 +28,8 @@ from mlops_nb.pipeline.work import (
     begin,
     begin_work,
     close,
+    end,
     join,
-    keep_records,
     prepare,
     reuse,
     take_outcome,
@@ -223,9 +223,27 @@ def _complete(run: Run) -> int:
     with run.interruption.shield():
         run.closed = True
         run.document |= {"status": status, "error": refusal, "seconds": round(time.monotonic() - run.started, 3)}
-        run.ledger.end_run(run.id, status, refusal)
-        keep_records(run)
+        if run.call and not refusal:
+            run.ledger.keep_answer(run.id, run.call.steps, run.document)
+        end(run, status, refusal)
     return 3 if refusal else 0
+
+
+def _complete_call(run: Run) -> int:
+    "The steps that were asked for are there; whoever finds that all of the run's are, once, completes the run"
+    assert run.call is not None
+    with run.ledger.lease(f"complete:{run.id}", run.id):
+        known = run.ledger.run(run.id)
+        finished = {step["step"] for step in known["steps"] if step["state"] in ("done", "cached")}
+        run.document["left"] = [name for name in run.plan.pipeline.steps if name not in finished]
+        if not run.document["left"] and known["status"] not in ("ok", "refused"):
+            return _complete(run)
+    with run.interruption.shield():
+        run.closed = True
+        run.document |= {"status": "ok", "seconds": round(time.monotonic() - run.started, 3)}
+        run.ledger.keep_answer(run.id, run.call.steps, run.document)
+        end(run, "waiting", None)
+    return 0
 
 
 def _refusal(run: Run) -> dict[str, Any] | None:
@@ -298,7 +316,7 @@ def _finish(run: Run) -> int:
     if bad:
         close(run, "failed", bad.document["error"], f"run {bad.id} {bad.document['status']}")
         return 1
-    return _complete(run)
+    return _complete_call(run) if run.call else _complete(run)
 
 
 @contextmanager
@@ -347,12 +365,14 @@ def run_plan(
     command: Sequence[str],  # the command line, for the record
     most: int,  # steps at once; 0 is as many as the cluster has slots for
     supply: Supply | None = None,  # of children that the plan does not know yet
+    document: Mapping[str, Any] | None = None,  # what is to be said about it besides
 ) -> RunResult:
     "Do what a plan says; raises only before the run has begun"
     with Ledger.open(settings) as ledger, using(settings.workspace.path), ledger.using():
         shared = Shared(settings, plan, ledger, hears, most, supply)
         with closing(shared), shared.interruption:
             run = _members(shared, plan)
+            run.document |= document or {}
             prepare(run, strict, command)
             code = _attend(run)
         clean_logs(settings, run.shared.lost, run.redactor)  # again: orphaned kernels live a little longer

@@ -138,14 +138,15 @@ class Run:
         self.settings, self.ledger, self.reporter = shared.settings, shared.ledger, shared.reporter
         self.redactor, self.interruption = shared.redactor, shared.interruption
         self.started = time.monotonic()
-        self.id, parent = new_run_id(), None
+        self.call = plan.call
+        self.id, parent = self.call.run if self.call else new_run_id(), None
         if plan.number:
             parent = members[0].id
             width = len(str(len(members[0].plan.children))) if not shared.supply else 3
             self.id = f"{parent}-{plan.number:0{width}}"
         parameters = self.redactor.json(flat(plan.values) | dict(plan.swept))
         self.document = run_document(self.id, plan.pipeline.name, parameters, parent)
-        self.given: dict[str, Artifacts | None] = {}
+        self.given: dict[str, Artifacts | None] = dict(self.call.given) if self.call else {}
         self.told: set[str] = set()  # steps that were said to wait for another run
         self.begun = self.closed = False  # does the ledger know this run, and how it ended?
         self.ended: Ended | None = None  # after this, nothing more is begun

@@ -60,7 +60,7 @@ box.addEventListener('input',show);
 show()})();
 """
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-CLASSES = {"ok": "ok", "running": "mid", "interrupted": "mid"}
+CLASSES = {"ok": "ok", "running": "mid", "waiting": "mid", "interrupted": "mid"}
 
 # %% ../../nbs/40_track/23_board_page.ipynb #870fd0bd
 def small_curve(curve: Curve | Sketch) -> str:

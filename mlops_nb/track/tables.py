@@ -22,6 +22,7 @@ from ..data.show import CELL, LIMIT, TABLE, show_number
 STATES = {  # word: glyph, colour of the text, of the ground, style of the border
     "ok": ("✓", "#0b5d3b", "#e3f5ec", "solid"),
     "running": ("▶", "#7a4d00", "#fff3d6", "solid"),
+    "waiting": ("○", "#7a4d00", "#fff3d6", "dotted"),
     "interrupted": ("■", "#7a4d00", "#fff3d6", "dashed"),
     "refused": ("⊘", "#a40e26", "#fde7ea", "dashed"),
     "failed": ("✗", "#a40e26", "#fde7ea", "double"),
@@ -276,6 +277,7 @@ def run_table(
         {
             "run": f"└ {run['run']}" if run.get("parent") in parents else run["run"],
             "pipeline": run["pipeline"] if len(pipelines) > 1 else None,
+            "key": run.get("key"),
             "state": state_text(run["status"]),
             "started (UTC)": _when(run),
             "took": duration(run.get("seconds")),

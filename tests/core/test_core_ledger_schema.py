@@ -135,7 +135,9 @@ def test_curves_of_an_older_ledger_are_sketched_by_its_upgrade(path):
         ledger.commit_step("run-1", "train", key="t", parts={}, manifest={"gives": {}, "metrics": {}}, points=points)
         before = ledger.sketches(["run-1"])
         with ledger.database.transaction() as execute:
-            execute("DROP TABLE sketches")
+            for table in ("sketches", "run_calls", "run_keys"):
+                execute(f"DROP TABLE {table}")
+            execute("DROP INDEX ix_runs_started_id")
             execute("UPDATE alembic_version SET version_num = '0003'")
     assert [(one.name, one.total, one.best(False)) for one in before] == [
         ("few", 1, (1.0, 100)),

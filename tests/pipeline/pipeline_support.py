@@ -24,13 +24,15 @@ import json, sys
 from mlops_nb.core.errors import MlopsError
 from mlops_nb.core.registry import hooks
 from mlops_nb.core.settings import load_settings
+from mlops_nb.pipeline.keyed import run_keyed
 from mlops_nb.pipeline.reporter import EventWriter
 from mlops_nb.pipeline.run import run_pipeline
 hooks._listeners.clear()
 options = json.loads(sys.argv[2])
+run = run_keyed if "key" in options else run_pipeline
 reporter = EventWriter.open(options.pop("events")) if "events" in options else None
 try:
-    result = run_pipeline(load_settings(sys.argv[1]), options.pop("pipeline", "churn"), reporter=reporter, **options)
+    result = run(load_settings(sys.argv[1]), options.pop("pipeline", "churn"), reporter=reporter, **options)
 except MlopsError as error:
     print(json.dumps({"error": error.document()}))
     sys.exit(error.exit_code)

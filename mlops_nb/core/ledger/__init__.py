@@ -17,6 +17,7 @@ from .costs import Costs
 from .curves import Curves
 from .database import PATIENCE
 from .deliveries import Deliveries
+from .keys import Keys
 from .leases import Leases
 from .migrate import open_database
 from .models import Aliases, Releases, Versions
@@ -37,6 +38,7 @@ class Ledger(
     Curves,
     Sketches,
     Leases,
+    Keys,
     Versions,
     Aliases,
     Releases,

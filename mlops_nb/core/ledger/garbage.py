@@ -30,7 +30,12 @@ def recent_runs(
         newest_good = row["status"] == "ok" and row["pipeline"] not in good and not row.get("repeats")
         if newest_good:
             good.add(row["pipeline"])
-        if young or newest_good or (row["status"] == "running" and not is_gone(row, database)):
+        if (
+            young
+            or newest_good
+            or row["status"] == "waiting"
+            or (row["status"] == "running" and not is_gone(row, database))
+        ):
             kept.add(row["id"])
     return kept
 

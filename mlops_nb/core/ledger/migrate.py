@@ -18,7 +18,7 @@ from .database import PATIENCE, Database, connect, database_errors, refuse_netwo
 from ..locks import FileLock, ProcessIdentity
 
 # %% ../../../nbs/00_core/12_ledger_migrate.ipynb #a1da7daf
-HEAD = "0005"  # number of the newest script in migrations/versions
+HEAD = "0006"  # number of the newest script in migrations/versions
 SCRIPTS = Path(mlops_nb.core.__path__[0]) / "ledger" / "migrations"
 
 

@@ -42,6 +42,7 @@ TEXTS = {  # facts that are text, and where they stand
     "user": "r.user_name",
     "host": "r.host",
     "python": "r.python",
+    "run_key": "COALESCE((SELECT k.key FROM run_keys k WHERE k.run_id = r.id), '')",
     "note": f"COALESCE((SELECT a.text {_SAID} = 'note'), '')",
 }
 NUMBERS = {

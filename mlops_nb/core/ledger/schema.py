@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['metadata', 'runs', 'run_parameters', 'run_sources', 'results', 'run_steps', 'artifacts', 'metrics', 'points',
-           'sketches', 'leases', 'model_versions', 'alias_events', 'releases', 'events', 'mirrors', 'deliveries',
-           'run_annotations', 'step_costs']
+           'sketches', 'run_keys', 'run_calls', 'leases', 'model_versions', 'alias_events', 'releases', 'events',
+           'mirrors', 'deliveries', 'run_annotations', 'step_costs']
 
 # %% ../../../nbs/00_core/10_ledger_schema.ipynb #76da3e5b
 from sqlalchemy import (
@@ -178,6 +178,23 @@ sketches = Table(
     _number("high"),
     Column("high_place", INTEGER, nullable=False),
     _text("shape"),
+)
+
+run_keys = Table(
+    "run_keys",
+    metadata,
+    Column("pipeline", TEXT, primary_key=True),
+    Column("key", TEXT, primary_key=True),
+    Column("run_id", TEXT, ForeignKey("runs.id"), nullable=False),
+    UniqueConstraint("run_id"),
+)
+
+run_calls = Table(
+    "run_calls",
+    metadata,
+    Column("run_id", TEXT, ForeignKey("runs.id"), primary_key=True),
+    Column("steps", TEXT, primary_key=True),
+    _text("document"),
 )
 
 leases = Table(
