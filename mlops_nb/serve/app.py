@@ -42,7 +42,7 @@ from .openapi import FILES, POLICY, SCRIPT, openapi, page
 from .problem import TITLES, Problem
 from .requests import Records
 from .said import COMMON, Asked, Said, said_by, said_together
-from .slots import Logged, Slot, Slots, Table, arms_of
+from .slots import Logged, Slot, Slots, Table
 from .tables import OFFERED, TAKEN
 from .try_page import TryPage
 
