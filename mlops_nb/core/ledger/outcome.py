@@ -9,10 +9,9 @@ __all__ = ['CLOCK', 'COMMITS', 'OLD', 'PostgresExecute', 'begin', 'has_committed
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from .held import KEY
-
 from ..errors import Busy
 from .database import Execute
+from .held import KEY
 from .link import Link
 
 # %% ../../../nbs/00_core/11_ledger_outcome.ipynb #96006392

@@ -14,13 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .held import Held
-from .outcome import OLD, PostgresExecute, begin, has_committed
-
 from ..errors import StorageError
 from .address import Address
 from .database import PATIENCE, Answer, Database, Execute, unix_time
+from .held import Held
 from .link import Away, Conflict, Link
+from .outcome import OLD, PostgresExecute, begin, has_committed
 from ..locks import host_name
 
 # %% ../../../nbs/00_core/12_ledger_postgres.ipynb #e075d665

@@ -10,15 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .held import KEY
-from .outcome import COMMITS
-
 from ..errors import Busy
 from .address import Address, ledger_address
 from .database import PATIENCE, Database
+from .held import KEY
 from .leases import is_gone
 from .link import Link, connect, translate, words_for
 from .migrate import HEAD, SCRIPTS, open_database, refuse_newer, run_scripts, schema_number
+from .outcome import COMMITS
 from .postgres import Postgres
 from ..settings import Settings
 
