@@ -49,13 +49,18 @@ def binaries() -> tuple[Path, str]:
     if here:
         return here[-1].parent, ""
     listed = subprocess.run(["apt-cache", "depends", "postgresql"], capture_output=True, text=True, check=False).stdout
-    package = (re.findall(r"postgresql-\d+", listed) or ["postgresql-15"])[0]
-    unpacked = debian_folder(package, f"usr/lib/postgresql/{package[-2:]}/bin/postgres", OPEN)
-    return unpacked / f"usr/lib/postgresql/{package[-2:]}/bin", libraries(unpacked, package)
+    number = (re.findall(r"postgresql-(\d+)", listed) or ["15"])[0]
+    inside = f"usr/lib/postgresql/{number}/bin"
+    server = debian_folder(f"postgresql-{number}", f"{inside}/postgres", OPEN)
+    client = debian_folder(f"postgresql-client-{number}", f"{inside}/psql", OPEN)
+    if not (server / inside / "psql").exists():
+        with contextlib.suppress(FileExistsError):  # another test process was faster
+            (server / inside / "psql").symlink_to(client / inside / "psql")
+    return server / inside, libraries(server, f"postgresql-{number}")
 
 
 def libraries(unpacked: Path, package: str) -> str:
-    """A folder with the libraries that the programs of an unpacked package lack on this machine."""
+    """Folders with the libraries that the programs of an unpacked package lack on this machine."""
     programs = [str(path) for path in unpacked.glob("usr/lib/postgresql/*/bin/*") if path.name in ("postgres", "psql")]
     if "not found" not in subprocess.run(["ldd", *programs], capture_output=True, text=True, check=False).stdout:
         return ""
