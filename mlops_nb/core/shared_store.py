@@ -111,8 +111,14 @@ class SharedStore(Store):
         self.discard(digest)
         return self.has(digest)
 
-    def publish(self, digests: Iterable[str]) -> None:
-        in_parallel(self._publish, [digest for digest in dict.fromkeys(digests) if not self._is_fresh(digest)])
+    def bring(self, digest: str) -> bool:
+        if not self.is_here(digest):
+            self._fetch(digest)
+        self._note(digest)
+        return self.is_here(digest)
+
+    def publish(self, digests: Iterable[str], sure: bool = False) -> None:
+        in_parallel(self._publish, [digest for digest in dict.fromkeys(digests) if sure or not self._is_fresh(digest)])
         self.trim(always=False)
 
     def _publish(self, digest: str) -> None:

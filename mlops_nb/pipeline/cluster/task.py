@@ -25,9 +25,10 @@ from ...notebook.fork.executor import Executor, OwnServer, can_fork
 from ...notebook.redact import Redactor, environment_secrets, referenced_secrets
 from ...notebook.source import StepSource, read_step
 from ..attempt import Attempt, Outcome, try_step
+from ..attempt_shared import digests_of
 from .commit import commit, pack_folder, read_commit
-from .order import differences
-from .site import Ground, Site, ground_of, is_there, lacking, object_name, sees, site_of
+from .order import differences, objects_of
+from .site import Ground, Site, ground_of, is_there, lacking, sees, site_of
 
 # %% ../../../nbs/30_pipeline/44_cluster_task.ipynb #565888e0
 TOPIC = "mlops_nb"
@@ -195,8 +196,9 @@ def perform(order: Mapping[str, Any], desk: Desk) -> dict[str, Any]:
     attempt = attempt_for(order, site, ground)
     make_folder(attempt.output.parent)
     desk.say({"id": order["id"], "kind": "started", "name": desk.name})
+    held = site.store.holding(objects_of(order["needs"]))
     try:
-        with desk.working(order["id"], attempt.output), _followed(order, desk, attempt.folder / POINTS):
+        with held, desk.working(order["id"], attempt.output), _followed(order, desk, attempt.folder / POINTS):
             outcome = _make(order, desk, attempt, kernel_additions(order, site, ground))
     except KeyboardInterrupt:
         return {"interrupted": True, **_left(order, site, attempt)}
@@ -219,10 +221,7 @@ def _commit(
     facts = {**outcome.facts, "worker": desk.name}
     record = {"format": 1, **names, "seconds": outcome.seconds, "error": outcome.error, "manifest": outcome.manifest}
     record |= {"facts": facts, "steady": steady}
-    if not site.here:
-        for give in outcome.manifest.get("gives", {}).values():
-            if not site.place.has(object_name(give["sha256"])):
-                site.place.put_file(object_name(give["sha256"]), site.store.path(give["sha256"]))
+    site.store.publish(digests_of({} if outcome.error else outcome.manifest["gives"]))
     return commit(site.place, order["commit"], record | _left(order, site, attempt))
 
 # %% ../../../nbs/30_pipeline/44_cluster_task.ipynb #4b8417bc
@@ -275,12 +274,12 @@ def execute_order(order: dict[str, Any]) -> dict[str, Any]:
         desk.keys.pop(key, None)
 
 
-def look_around(facts: dict[str, Any], dask_worker: Any = None) -> list[str]:
-    "Why a worker cannot take part in a run; one that can gets ready for it"
+def look_around(facts: dict[str, Any], dask_worker: Any = None) -> dict[str, Any]:
+    "Why a worker cannot take part in a run, and whether it sees the workspace; one that can gets ready for it"
     found = refusal(facts)
     if not found:
         threading.Thread(target=lambda: desk_of(dask_worker).warm(), daemon=True).start()
-    return found
+    return {"refused": found, "sees": sees(facts["workspace"], facts["word"])}
 
 
 def leave_attempts(attempts: list[str], dask_worker: Any = None) -> None:
