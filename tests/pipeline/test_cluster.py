@@ -16,7 +16,6 @@ from pipeline_support import ROOT, Project, finish, gives, kernels_of, states, w
 from search_support import search, write_churn
 
 from mlops_nb.core.errors import UsageError
-from mlops_nb.core.places import Folder
 from mlops_nb.pipeline.cluster import executor as elsewhere
 from mlops_nb.pipeline.reporter import Reporter
 
@@ -114,33 +113,6 @@ def test_a_search_prunes_there(cluster: Cluster, tmp_path: Path):
     step = next(step for step in run["steps"] if step["step"] == "train")
     assert "pruned: train.loss is" in step["error"]["message"]
     assert (project.folder / step["notebook"]).is_file()
-
-
-@pytest.fixture
-def far(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
-    """Let workers see neither project nor workspace, as on other machines; the place that all share."""
-    shared, usual = Folder(tmp_path / "shared"), elsewhere.order_of
-
-    def order(*words: Any, **facts: Any) -> dict[str, Any]:
-        return usual(*words, **facts) | {"word": "unseen", "url": shared.url, "project": "/nowhere"}
-
-    monkeypatch.setattr(elsewhere, "order_of", order)
-    monkeypatch.setattr(elsewhere, "place_of", lambda settings: shared)
-    return shared
-
-
-def test_a_worker_that_sees_nothing_fetches_by_hash(cluster: Cluster, far: Folder, tmp_path: Path):
-    here = churn(tmp_path / "here").run()
-    project = on(churn(tmp_path / "there"), cluster.address)
-    there = project.run()
-    assert there.exit_code == 0, there.document
-    assert gives(there) == gives(here)
-    assert all(far.has(f"objects/{digest[:2]}/{digest}") for digest in gives(there).values())
-    steps = {step["step"]: step for step in there.document["steps"]}
-    assert (project.folder / steps["join"]["notebook"]).is_file()
-    assert (project.workspace / steps["scale"]["attempt"] / "points.ndjson").is_file()
-    assert ran(project) == []
-    assert [name for name in far.names() if name.endswith(".tar")] == []
 
 
 def test_secrets_travel_as_references(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
