@@ -80,7 +80,6 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
         store = stack.enter_context(object_stores.moto())
         ledger = stack.enter_context(ledger_url(shared_folder(tmp_path_factory), "cluster_shared"))
         known = {**object_stores.KEYS, "AWS_ENDPOINT_URL": store, "AWS_EC2_METADATA_DISABLED": "true"}
-        known |= {f"DASK_DISTRIBUTED__{name}": value for name, value in tls.items()}
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         for name, value in known.items():
             patch.setenv(name, value)
@@ -88,7 +87,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
         cluster.add("far", before, **worker_environment(far))
         stack.enter_context(cluster)
         lines = LINES.format(url=f"s3://{object_stores.make_bucket(store)}/churn", ledger=ledger, on=cluster.address)
-        yield Machines(folder, lines, known, bool(before))
+        yield Machines(folder, lines, {f"DASK_DISTRIBUTED__{name}": value for name, value in tls.items()}, bool(before))
 
 
 def test_three_lines_take_a_project_to_a_cluster(machines: Machines, tmp_path: Path):
