@@ -129,6 +129,10 @@ class SharedStore(Store):
             known = time.time()
         self._note(digest, known)
 
+    def unshared(self) -> list[Path]:
+        "Objects of this machine that were never known to be in the place"
+        return [path for path in self.folder.glob("??/*") if not self._mark(path.name).exists()]
+
     @contextmanager
     def holding(self, digests: Iterable[str]) -> Iterator[None]:
         wanted = [*dict.fromkeys(digests)]

@@ -115,6 +115,22 @@ def test_a_search_prunes_there(cluster: Cluster, tmp_path: Path):
     assert (project.folder / step["notebook"]).is_file()
 
 
+def test_a_step_can_be_looked_at_while_a_worker_executes_it(cluster: Cluster, tmp_path: Path):
+    project = on(Project(tmp_path / "project"), cluster.address)
+    wait = "import os, time\nwhile not os.path.exists('enough'): time.sleep(0.02)"
+    project.step("10_long", "print('half way')", wait, "flow.x = 1")
+    runner = project.start()
+    runs = project.workspace / "runs"
+    wait_for(lambda: any("half way" in path.read_text() for path in runs.glob("*/10_long.ipynb")), 60)
+    project.file("enough", "")
+    code, document = finish(runner)
+    assert code == 0, document
+    shown = project.folder / document["steps"][0]["notebook"]
+    assert [path.name for path in shown.parent.glob("*.ipynb")] == ["10_long.ipynb"]
+    assert json.loads(shown.read_text())["cells"][-1]["execution_count"] == 4
+    assert [path.name for path in (project.workspace / "attempts").glob("*/long/*") if path.is_dir()] == []
+
+
 def test_secrets_travel_as_references(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CHURN_PLACE", VALUE)
     project = on(Project(tmp_path / "project"), cluster.address)

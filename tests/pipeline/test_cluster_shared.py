@@ -1,7 +1,6 @@
 """Two machines and a worker that share nothing but a bucket (moto), a ledger (Postgres) and a scheduler with TLS."""
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -14,12 +13,19 @@ from typing import Any
 import object_stores
 import pytest
 from cluster_support import Cluster, apart, certificates, note, ran
-from pipeline_support import ROOT, Project, gives, states
+from pipeline_support import ROOT, Project, finish, gives, states, wait_for
 from postgres_service import ledger_url
 from support import shared_folder
 
 from mlops_nb.core.places import place_of
 
+COMMAND = """
+import sys
+from mlops_nb.cli import main
+from mlops_nb.pipeline.cluster import window
+window.PERIOD = 0.5
+sys.exit(main())
+"""
 LINES = "[workspace]\nurl = {url}\nledger = {ledger}\n[pipeline]\non = {on}\n"
 
 
@@ -47,6 +53,7 @@ class Machines:
     lines: str
     environment: dict[str, str]
     hidden: bool
+    far: Path
 
     def machine(self, name: str) -> Project:
         """A checkout with the three lines."""
@@ -55,13 +62,18 @@ class Machines:
         ini.write_text(ini.read_text() + self.lines)
         return project
 
-    def call(self, project: Project, *words: str, expect: int = 0) -> dict[str, Any]:
-        """`mlops-nb WORDS --json` on a machine; its document."""
-        command = [str(Path(sys.executable).parent / "mlops-nb"), *words, "--json"]
+    def start(self, project: Project, *words: str) -> subprocess.Popen[str]:
+        """`mlops-nb WORDS --json` on a machine, where notebooks are shown twice a second and not twice a minute."""
         known = {**os.environ, **self.environment, "CI": "true", "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, cwd=project.folder, env=known, capture_output=True, timeout=120, check=False)
-        assert done.returncode == expect, done.stdout + done.stderr
-        return json.loads(done.stdout)
+        command = [sys.executable, "-c", COMMAND, *words, "--json"]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=project.folder, env=known, **pipes)
+
+    def call(self, project: Project, *words: str) -> dict[str, Any]:
+        """The document of a command that succeeds."""
+        code, document = finish(self.start(project, *words), 120)
+        assert code == 0, document
+        return document
 
 
 def worker_environment(folder: Path) -> dict[str, str]:
@@ -87,7 +99,9 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
         cluster.add("far", before, **worker_environment(far))
         stack.enter_context(cluster)
         lines = LINES.format(url=f"s3://{object_stores.make_bucket(store)}/churn", ledger=ledger, on=cluster.address)
-        yield Machines(folder, lines, {f"DASK_DISTRIBUTED__{name}": value for name, value in tls.items()}, bool(before))
+        yield Machines(
+            folder, lines, {f"DASK_DISTRIBUTED__{name}": value for name, value in tls.items()}, bool(before), far
+        )
 
 
 def test_three_lines_take_a_project_to_a_cluster(machines: Machines, tmp_path: Path):
@@ -111,3 +125,26 @@ def test_three_lines_take_a_project_to_a_cluster(machines: Machines, tmp_path: P
     points = two.ledger.points(there["run"], "scale")
     assert [point["values"] for point in points][2] == {"loss": 1 / 3}
     assert machines.call(two, "fsck")["ok"]
+
+
+def test_a_step_on_a_far_worker_can_be_looked_at_from_everywhere(machines: Machines, tmp_path: Path):
+    one, two = (machines.machine(name) for name in ("three", "four"))
+    enough = machines.far / "enough"
+    wait = f"import os, time\nwhile not os.path.exists({str(enough)!r}): time.sleep(0.02)"
+    for project in (one, two):
+        project.step("10_long", "print('half way')", wait, "flow.x = 1", pipeline="long")
+    runner = machines.start(one, "run", "long")
+    runs = one.workspace / "runs"
+    wait_for(lambda: any("half way" in path.read_text() for path in runs.glob("*/10_long.ipynb")), 60)
+    run = next(runs.glob("*/10_long.ipynb")).parent.name
+    wait_for(lambda: "half way" in str(machines.call(two, "logs", run, "long")))
+    enough.touch()
+    code, document = finish(runner)
+    assert code == 0, document
+    place = place_of(one.settings)
+    assert place is not None
+    assert [name for name in place.names(f"attempts/{run}/") if name.endswith((".tar", ".ipynb"))] == [
+        f"attempts/{run}/long/10_long.ipynb"
+    ]
+    own = [path for path in (machines.far / "cluster").rglob("attempts/*/*") if run in str(path)]
+    assert own == [], "the worker keeps nothing of it"

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,17 @@ from ...core.ledger import Ledger
 from ...core.places import Folder, Place, place_of
 from ...core.registry import hooks
 from ...core.settings import Settings
-from ...core.shared import store_of
+from ...core.shared import share, store_of
 from ...notebook.context import POINTS, read_points
 from ...notebook.redact import Redactor
 from ..attempt import Attempt, Elsewhere, Outcome, available_cores
-from ..attempt_shared import digests_of, share_attempt
+from ..attempt_shared import digests_of, share_attempt, showing
 from .address import Opened, address_of, open_cluster
 from .commit import inherit_files, left_behind, take_archive, take_folder, unfinished
 from .order import data_files, local_code, order_of, references_in, versions
 from .site import mark_workspace
 from .task import TOPIC, execute_order, leave_attempts, look_around
+from .window import GLANCE, Window, period
 from ..inputs import file_digest
 from ..statcache import StatCache
 
@@ -46,8 +47,9 @@ class Pending:
         order: Mapping[str, Any],
         tell: Tell | None,  # takes progress
         points: Path,  # where the points of its curves are read
+        window: Window | None = None,  # shows its notebook
     ):
-        self.order, self.tell, self.points = order, tell, points
+        self.order, self.tell, self.points, self.window = order, tell, points, window
         self.stirred = threading.Event()
         self.workers: list[str] = []  # names, in the order in which they began
         self.future: Any = None
@@ -62,6 +64,8 @@ class Pending:
         "Take in what a worker says of it"
         if message["kind"] == "started":
             self.workers.append(message["name"])
+            if self.window:
+                self.window.begin(message)
         elif message["kind"] == "cell" and self.tell:
             self.tell(*message["place"], self.workers[-1] if self.workers else "")
         elif message["kind"] == "points":
@@ -101,6 +105,8 @@ class ClusterExecutor(Elsewhere):
         self.files = StatCache(self.workspace / "cache" / "files.json")
         self._slots, self._counted = 0, 0.0
         self._lock = threading.Lock()
+        self._closed = threading.Event()
+        threading.Thread(target=self._show, daemon=True, name="mlops_nb windows").start()
         self.client.subscribe_topic(TOPIC, self._hear)
 
     @property
@@ -153,7 +159,15 @@ class ClusterExecutor(Elsewhere):
 
     def close(self) -> None:
         "Leave the cluster, or end it if it was made for this run"
+        self._closed.set()
         self.opened.close()
+
+    def _show(self) -> None:
+        "Let people see what workers execute"
+        while not self._closed.wait(GLANCE):
+            for pending in list(self.pending.values()):
+                if pending.window:
+                    pending.window.look()
 
     def _hear(self, event: tuple[float, Mapping[str, Any]]) -> None:
         if pending := self.pending.get(event[1].get("id", "")):
@@ -254,18 +268,27 @@ class ClusterExecutor(Elsewhere):
             added |= more
         secret = [name for name, value in added.items() if redactor.text(value) != value]
         added = {name: value for name, value in added.items() if name not in secret}
-        options = {"prepare": list(prepare), "output": str(attempt.output), **self.facts}
+        options = {"prepare": list(prepare), "output": str(attempt.output), "period": period(), **self.facts}
         return order_of(attempt, digests, data, references_in(attempt.values), added, **options)
 
     @contextmanager
     def _waiting(self, order: Mapping[str, Any], attempt: Attempt, tell: Tell | None) -> Iterator[Pending]:
-        pending = self.pending[order["id"]] = Pending(order, tell, attempt.folder / POINTS)
+        window = Window(self.workspace, self.shared, attempt.output)
+        pending = self.pending[order["id"]] = Pending(order, tell, attempt.folder / POINTS, window)
         if self.interrupted:
             pending.stop()
         try:
-            yield pending
+            with self._shared_window(attempt):
+                yield pending
         finally:
             del self.pending[order["id"]]
+            window.close()
+
+    def _shared_window(self, attempt: Attempt) -> AbstractContextManager[Any]:
+        "Let other machines see what is shown here"
+        if not self.shared:
+            return nullcontext()
+        return showing(attempt.output, lambda: share(self.settings, [attempt.shared]), period())
 
     def _answer(self, pending: Pending) -> dict[str, Any]:
         "Give an order out until it is done, or cannot be"
