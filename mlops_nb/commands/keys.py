@@ -58,7 +58,7 @@ def opened() -> Iterator[tuple[Settings, KeyRing]]:
     settings = load_settings()
     with Ledger.open(settings) as ledger:
         yield settings, KeyRing(settings, ledger)
-        keep_registry(ledger, settings.workspace.path)
+        keep_registry(ledger, settings)
 
 # %% ../../nbs/95_cli/60_keys.ipynb #80aa97af
 def new(values: Any, screen: Terminal) -> Answer:

@@ -32,7 +32,8 @@ def sync(values: Any, screen: Terminal) -> Answer:
     screen.passing("asking the service …")
     wait = WAIT if values.wait else 0.0
     document = send(settings, runs, values.timeout, wait, tell=lambda row: tell_step(screen, row))
-    return Answer(document, lambda screen: tell_sync(screen, document), int(not _complete(document)))
+    missed = not _complete(document) or bool(runs and document["elsewhere"])
+    return Answer(document, lambda screen: tell_sync(screen, document), int(missed))
 
 
 def _chosen(names: list[str], settings: Settings) -> list[str] | None:
@@ -75,10 +76,18 @@ def tell_sync(screen: Terminal, document: Mapping[str, Any]) -> None:
     if stopped := document["stopped"]:
         screen.line(f"stopped: {stopped['message']}")
     screen.line(f"{in_words(document['counts'])} at {document['server']}")
+    _tell_elsewhere(screen, document)
     if stopped:
         screen.line(f"→ {stopped['hint']}")
     elif not _complete(document) and any(document["counts"][state] for state in ("pending", "failed")):
         screen.line("→ The next mlops-nb sync tries again what is missing.")
+
+
+def _tell_elsewhere(screen: Terminal, document: Mapping[str, Any]) -> None:
+    "Which machines have something to send that this one cannot"
+    for host, runs in document["elsewhere"].items():
+        screen.line(f"{counted(len(runs), 'run')} of {host} cannot be sent from here: the files for W&B are there")
+        screen.line(f"→ On {host}, in the project's folder: mlops-nb sync {' '.join(runs[:3])}")
 
 
 def in_words(counts: Mapping[str, int]) -> str:
@@ -99,6 +108,7 @@ def tell_status(screen: Terminal, document: Mapping[str, Any]) -> None:
     if document["syncing"] is not None:
         screen.line(f"process {document['syncing']} is syncing now")
     screen.line(in_words(document["counts"]))
+    _tell_elsewhere(screen, document)
     if document["steps"]:
         rows = [_row(row) for row in document["steps"]]
         screen.table(["run", "step", "state", "attempts", "next try", "why"], rows, right=[3])

@@ -13,6 +13,8 @@ from ..core.files import atomic_write, read_json
 from ..core.hashing import canonical_json
 from ..core.ledger import Ledger
 from ..core.ledger.database import now
+from ..core.settings import Settings
+from ..core.shared import keep_everywhere
 
 # %% ../../nbs/30_pipeline/15_record.ipynb #2df95641
 FORMAT = 1
@@ -45,13 +47,17 @@ def run_record(ledger: Ledger, run_id: str) -> dict[str, Any]:
 
 def keep_run(
     ledger: Ledger,
-    workspace: Path,
+    settings: Settings,
     run_id: str,
     models: list[dict[str, Any]],  # what was registered, as the run's document has it
+    here_alone: bool = False,  # other machines do not need it yet
 ) -> None:
     "Leave the record of a run beside its executed notebooks"
-    record = {**run_record(ledger, run_id), "models": models}
-    atomic_write(workspace / "runs" / run_id / RUN, canonical_json(record))
+    record = canonical_json({**run_record(ledger, run_id), "models": models})
+    if here_alone:
+        atomic_write(settings.workspace.path / "runs" / run_id / RUN, record)
+    else:
+        keep_everywhere(settings, f"runs/{run_id}/{RUN}", record)
 
 # %% ../../nbs/30_pipeline/15_record.ipynb #18c4c573
 _REGISTRY = {
@@ -62,13 +68,14 @@ _REGISTRY = {
 }
 
 
-def keep_registry(ledger: Ledger, workspace: Path) -> None:
+def keep_registry(ledger: Ledger, settings: Settings) -> None:
     "Leave a copy of what the ledger knows about models"
-    tables = {name: ledger.database.rows(query) for name, query in _REGISTRY.items()}
-    record = canonical_json({"format": FORMAT, **tables})
-    path = workspace / REGISTRY
-    if any(tables.values()) and (not path.exists() or path.read_bytes() != record):
-        atomic_write(path, record)
+    path = settings.workspace.path / REGISTRY
+    with ledger.acting("all models"):
+        tables = {name: ledger.database.rows(query) for name, query in _REGISTRY.items()}
+        record = canonical_json({"format": FORMAT, **tables})
+        if any(tables.values()) and (not path.exists() or path.read_bytes() != record):
+            keep_everywhere(settings, REGISTRY, record)
 
 # %% ../../nbs/30_pipeline/15_record.ipynb #8463f0bc
 def read_record(path: Path) -> dict[str, Any] | None:

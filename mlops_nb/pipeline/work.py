@@ -23,7 +23,7 @@ from .fingerprint import Fingerprints, key_of
 from .plan import Decision, Plan
 from .provenance import export_warnings, git_state, keep_sources, source_name
 from .reasons import explain
-from .record import REGISTRY, RESULT, RUN, keep_registry, keep_result, keep_run
+from .record import RESULT, keep_registry, keep_result, keep_run
 from .reporter import label
 from .slots import Tell
 from .underway import Ended, Run, Taken, Working
@@ -190,14 +190,14 @@ def _execute(run: Run, decision: Decision, lease: Lease) -> None:
     for _ in range(run.call.before.get(name, 0) if run.call else 0):  # what earlier calls left stays as it is
         attempt = attempt.next()
     facts = {"position": step.position, "key": decision.key, "reasons": decision.reasons, "attempt": attempt.place}
-    run.shared.worked = True
+    told, run.shared.worked = run.shared.worked, True
     steps = [(member.id, own) for member in run.members for own in member.plan.own]
     number = steps.index((run.id, name)) + 1
     run.reporter.step_started(name, number, len(steps), decision.reasons, **run.varied(name))
     with run.interruption.shield():
         run.ledger.begin_step(run.id, name, **facts, **run.varied(name))
         run.working[name] = Working(decision, attempt, lease, time.monotonic())
-    keep_run(run.ledger, run.settings.workspace.path, run.id, [])
+    keep_run(run.ledger, run.settings, run.id, [], here_alone=told)
     _launch(run, attempt)
 
 
@@ -331,9 +331,8 @@ def _skip_rest(run: Run, because: str) -> None:
 def keep_records(run: Run) -> None:
     "Leave copies beside the ledger; where they cannot be written, the run itself is fine"
     try:
-        keep_run(run.ledger, run.settings.workspace.path, run.id, run.document["models"])
-        keep_registry(run.ledger, run.settings.workspace.path)
-        share(run.settings, [f"runs/{run.id}/{RUN}", REGISTRY])
+        keep_run(run.ledger, run.settings, run.id, run.document["models"])
+        keep_registry(run.ledger, run.settings)
     except MlopsError as trouble:
         run.reporter.warning(f"The run is recorded, but not the copy that fsck --rebuild reads: {trouble.message}")
 

@@ -77,8 +77,9 @@ def as_of_now(
 
 def _signature_now(ledger: "Ledger", settings: Settings, version: Mapping[str, Any]) -> dict[str, Any]:
     "State, key and signing of the version's folder"
-    from mlops_nb.registry.folder import MODELS, signatures_of
+    from mlops_nb.registry.folder import MODELS, held_folder, signatures_of
 
+    held_folder(settings, version["name"], version["version"])
     (found,) = signatures_of(settings, [dict(version)])
     subject = f"{version['name']}:{version['version']}"
     signings = [event for event in ledger.events(KIND, subject) if event["details"]["action"] == "sign"]

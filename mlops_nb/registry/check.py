@@ -318,14 +318,14 @@ def data_consent(candidate: Candidate) -> Row:
 
 def signature(candidate: Candidate) -> Row:
     "Whether the version's folder is what a trusted key signed"
-    from mlops_nb.registry.folder import version_folder
+    from mlops_nb.registry.folder import held_folder
     from mlops_nb.registry.keys import trusted_keys
     from mlops_nb.registry.verify import NotVerified, verify_folder
 
     if candidate.version is None:
         return nothing("it is signed when it is registered", "Check the registered version.")
     name, number = candidate.version["name"], candidate.version["version"]
-    folder = version_folder(candidate.settings.workspace.path, name, number)
+    folder = held_folder(candidate.settings, name, number)
     try:
         verified = verify_folder(folder, trusted_keys(candidate.settings), subject=f"{name}:{number}")
     except NotVerified as error:

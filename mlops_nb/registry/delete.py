@@ -111,10 +111,10 @@ def _carry_out(ledger: Ledger, deleter: Deleter, settings: Settings, plan: Delet
         folder, stay = workspace / "runs" / run, deleter.places(run)
         forget_run(settings, run, stay)
         if stay:
-            keep_run(ledger, workspace, run, (records[run] or {}).get("models", []))
+            keep_run(ledger, settings, run, (records[run] or {}).get("models", []))
         elif folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-    keep_registry(ledger, workspace)
+    keep_registry(ledger, settings)
 
 
 def _refused(kept: dict[str, str]) -> Busy | UsageError:

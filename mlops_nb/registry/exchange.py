@@ -354,7 +354,7 @@ def _take_in(
     _put_folder(registrar, version, staged, key)
     save_copy(registrar, facts["name"], number, package.digest)
     registrar.hashes.save()
-    keep_registry(ledger, settings.workspace.path)
+    keep_registry(ledger, settings)
     return {"name": facts["name"], "version": number, "new": new, "origin": facts["origin"], "key": key or None}
 
 # %% ../../nbs/60_registry/52_exchange.ipynb #1a59d51a

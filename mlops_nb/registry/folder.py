@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Provider', 'CONTENTS', 'MODELS', 'served_files', 'metrics_file', 'data_file', 'contents_of', 'version_folder',
-           'save_version', 'signed_root', 'signature_over', 'signatures_of', 'verify_version', 'check_signer']
+           'held_folder', 'save_version', 'signed_root', 'signature_over', 'signatures_of', 'verify_version',
+           'check_signer']
 
 # %% ../../nbs/60_registry/31_folder.ipynb #cde179f1
 import json
@@ -19,6 +20,7 @@ from ..core.faults import point
 from ..core.files import atomic_write, make_folder, sync_folder, temporary_beside
 from ..core.hashing import canonical_json, sha256_bytes
 from ..core.locks import FileLock
+from ..core.places import in_parallel, place_of
 from ..core.settings import Settings
 from ..core.shared import local_folder, share
 from ..pipeline.statcache import StatCache
@@ -27,8 +29,23 @@ from .keyring import KIND, KeyRing, warn
 from .keys import TrustedKey, trusted_keys
 from .lock import lock_contents
 from .packages import MANIFEST, PackageFile
-from .signature import SIGNATURE, Unsuitable, files_in, read_signature, root_digest
-from .verify import NotVerified, claimed_signature, signature_state, signer, verify_folder
+from mlops_nb.registry.signature import (
+    SIGNATURE,
+    Unsuitable,
+    files_in,
+    made_by,
+    parse_signature,
+    read_signature,
+    root_digest,
+)
+from mlops_nb.registry.verify import (
+    NotVerified,
+    claimed_signature,
+    compare_files,
+    signature_state,
+    signer,
+    verify_folder,
+)
 
 # %% ../../nbs/60_registry/31_folder.ipynb #5c08b809
 if TYPE_CHECKING:
@@ -94,23 +111,73 @@ def version_folder(
     return workspace / MODELS / name / str(version)
 
 
+def held_folder(
+    settings: Settings,
+    name: str,  # of the model
+    version: int,
+) -> Path:
+    "The folder of a version on this machine, fetched if another one made it"
+    return local_folder(settings, f"{MODELS}/{name}/{version}")
+
+
 def save_version(
     registrar: "Registrar",
     name: str,
     version: int,
     anew: bool = False,  # sign it with today's key although another trusted one has signed it
+    asked: bool = False,  # a person wants it signed, also in place of a signature by a key that is unknown here
 ) -> Path:
     "See to it that the folder of a version is there, whole and signed"
-    workspace = registrar.settings.workspace.path
-    folder, document = version_folder(workspace, name, version), registrar.version_of(name, version)
-    local_folder(registrar.settings, f"{MODELS}/{name}/{version}")
+    settings, document = registrar.settings, registrar.version_of(name, version)
+    folder = held_folder(settings, name, version)
     if _is_settled(registrar, folder, document, anew):
         return folder
-    with FileLock(make_folder(workspace / MODELS) / ".lock"):
-        if not _is_settled(registrar, folder, document, anew):
-            _settle(registrar, folder, document)
-            share(registrar.settings, [f"{MODELS}/{name}/{version}/{path.name}" for path in sorted(folder.iterdir())])
+    lock = FileLock(make_folder(settings.workspace.path / MODELS) / ".lock")
+    with lock, registrar.ledger.acting(f"version {name}:{version}"):
+        _take(registrar, folder, document)
+        if _is_settled(registrar, folder, document, anew) or not (
+            asked or anew or _is_free(registrar, folder, document)
+        ):
+            return folder
+        _settle(registrar, folder, document)
+        place, files = f"{MODELS}/{name}/{version}", {path.name for path in folder.iterdir()}
+        share(settings, [f"{place}/{file}" for file in sorted(files - {SIGNATURE})])
+        share(settings, [f"{place}/{SIGNATURE}"])
     return folder
+
+
+def _take(registrar: "Registrar", folder: Path, version: dict[str, Any]) -> None:
+    "Take the folder that all machines see, if it holds what was signed last"
+    place, top = place_of(registrar.settings), f"{MODELS}/{version['name']}/{version['version']}/"
+    content = place.read(f"{top}{SIGNATURE}") if place else None
+    try:
+        signature = parse_signature(content) if content else None
+    except ValueError:  # damaged there; this machine has a good one, or makes it
+        return
+    if place and content and signature and signature.root == signed_root(registrar, version):
+        found = {file: place.read(f"{top}{file}") or b"" for file in signature.files}
+        if all(sha256_bytes(found[file]) == digest for file, digest in signature.files.items()):
+            _write(folder, found | {SIGNATURE: content})
+
+
+def _is_free(registrar: "Registrar", folder: Path, version: dict[str, Any]) -> bool:
+    "Whether this machine may sign a folder: no other one has, with a key that is only not trusted here"
+    settings = registrar.settings
+    if not settings.workspace.url or settings.registry.signatures == "off":
+        return True
+    try:
+        signature = claimed_signature(folder)
+        compare_files(folder, signature, registrar.hash_of)
+        if signature.root == signed_root(registrar, version):
+            signer(folder, signature, trusted_keys(settings))
+    except NotVerified as error:
+        if error.state not in ("unknown key", "other role"):
+            return True
+        if settings.registry.signatures == "required":
+            raise
+        warn(error.message)
+        return False
+    return True
 
 
 def signed_root(registrar: "Registrar", version: dict[str, Any]) -> str | None:
@@ -227,12 +294,39 @@ def signatures_of(
         return versions
     workspace, trusted = settings.workspace.path, trusted_keys(settings)
     known, found = StatCache(workspace / "cache" / "registry.json"), []
-    for version in versions:
-        folder = version_folder(workspace, version["name"], version["version"])
-        state, key = signature_state(folder, trusted, known)
+    folders = [version_folder(workspace, version["name"], version["version"]) for version in versions]
+    elsewhere = _signatures_elsewhere(settings, [folder for folder in folders if not folder.exists()])
+    for version, folder in zip(versions, folders, strict=True):
+        signed = elsewhere.get(folder)
+        state, key = _state(folder, signed, trusted) if signed else signature_state(folder, trusted, known)
         found.append(version | {"signature": state, "signed_by": key or None})
     known.save()
     return found
+
+
+def _signatures_elsewhere(settings: Settings, folders: list[Path]) -> dict[Path, bytes]:
+    "The signatures of folders that this machine does not have"
+    place, found = place_of(settings), {}
+
+    def look(folder: Path) -> None:
+        name = (folder / SIGNATURE).relative_to(settings.workspace.path).as_posix()
+        if place and (content := place.read(name)):
+            found[folder] = content
+
+    in_parallel(look, folders if place else ())
+    return found
+
+
+def _state(folder: Path, content: bytes, trusted: list[TrustedKey]) -> tuple[str, str]:
+    "In a word what a signature is worth, and the name of the key"
+    try:
+        signature = parse_signature(content)
+        key = signer(folder, signature, trusted)
+    except ValueError:
+        return "unreadable", ""
+    except NotVerified as error:
+        return error.state, ""
+    return ("signed" if made_by(signature, key.public_key) else "forged"), key.name
 
 # %% ../../nbs/60_registry/31_folder.ipynb #5e0d93b2
 def verify_version(
@@ -244,7 +338,7 @@ def verify_version(
     if settings.registry.signatures != "required":
         return
     subject = f"{version['name']}:{version['version']}"
-    folder = version_folder(settings.workspace.path, version["name"], version["version"])
+    folder = held_folder(settings, version["name"], version["version"])
     signed = verify_folder(folder, trusted_keys(settings), subject=subject)
     if json.loads(signed.read(MANIFEST)) != package.manifest:
         message = f"The package {package.digest[:12]} in the store is not what was signed as {subject}."
@@ -256,7 +350,7 @@ def check_signer(
     version: dict[str, Any],  # as the ledger has it
 ) -> None:
     "Refuse a version whose key was revoked or has expired, where signatures are required"
-    folder = version_folder(settings.workspace.path, version["name"], version["version"])
+    folder = held_folder(settings, version["name"], version["version"])
     if settings.registry.signatures != "required" or not (folder / SIGNATURE).is_file():
         return
     try:

@@ -253,7 +253,7 @@ def check_releases(workspace: Workspace) -> Iterator[Finding]:
 def check_signatures(workspace: Workspace) -> Iterator[Finding]:
     "Whether the folder of every version, and every version that is released, is what a trusted key signed"
     from mlops_nb.core.ledger.models import Versions
-    from mlops_nb.registry.folder import version_folder
+    from mlops_nb.registry.folder import held_folder
     from mlops_nb.registry.keys import trusted_keys
 
     if "ledger" not in workspace.counts or workspace.settings.registry.signatures == "off":
@@ -262,7 +262,7 @@ def check_signatures(workspace: Workspace) -> Iterator[Finding]:
     for version in Versions(workspace.database).versions():
         place, name = (version["name"], version["version"]), f"{version['name']}:{version['version']}"
         remedy = f"mlops-nb sign {name} makes it from the package in the store, and signs it."
-        yield from _unverified(workspace, version_folder(workspace.path, *place), trusted, name, remedy)
+        yield from _unverified(workspace, held_folder(workspace.settings, *place), trusted, name, remedy)
     for folder in sorted(path for path in (workspace.path / "releases").glob("*") if path.is_dir()):
         for name, arm in _current_arms(folder):
             yield from _unverified(workspace, arm, trusted, name, "mlops-nb run of its pipeline releases it again.")

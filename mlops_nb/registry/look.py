@@ -251,7 +251,7 @@ def tag_model(
     with Ledger.open(settings, create=False) as ledger:
         named = _named(find_version(ledger, model))
         said = tag_version(ledger, named, tags, remove)
-        keep_registry(ledger, settings.workspace.path)
+        keep_registry(ledger, settings)
     return {"model": named, **said}
 
 
@@ -266,7 +266,7 @@ def note_model(
     with Ledger.open(settings, create=False) as ledger:
         named = _named(find_version(ledger, model))
         said = note_version(ledger, named, text)
-        keep_registry(ledger, settings.workspace.path)
+        keep_registry(ledger, settings)
     return {"model": named, **said}
 
 
@@ -297,7 +297,7 @@ def _say(model: str, kind: str, note: str) -> dict[str, Any]:
     with Ledger.open(settings, create=False) as ledger:
         version = find_version(ledger, model)
         found = say(settings, ledger, version, kind, note)
-        keep_registry(ledger, settings.workspace.path)
+        keep_registry(ledger, settings)
     return {"model": _named(version), **approvals_document(found)}
 
 
@@ -318,5 +318,5 @@ def waive(
         version = find_version(ledger, model)
         declared = Candidate.of_version(version, settings, ledger).gates()
         found = waive_gate(settings, ledger, version, gate, until, reason, declared)
-        keep_registry(ledger, settings.workspace.path)
+        keep_registry(ledger, settings)
     return {"model": _named(version), "gate": gate, **found._asdict()}

@@ -151,7 +151,7 @@ def carry_out(
     )
     if promotion.alias == CHAMPION:
         publish_champion(settings, ledger, promotion.version)
-    keep_registry(ledger, settings.workspace.path)
+    keep_registry(ledger, settings)
     return moved
 
 

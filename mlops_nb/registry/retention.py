@@ -99,7 +99,7 @@ def _delete(
                 if settings.registry.bento_store:
                     delete_copy(version["name"], version["version"], version["digest"])
                 shutil.rmtree(_folders(settings, version)[0], ignore_errors=True)  # last: gc goes by it
-            keep_registry(ledger, settings.workspace.path)
+            keep_registry(ledger, settings)
     return document
 
 

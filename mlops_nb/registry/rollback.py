@@ -52,7 +52,7 @@ def go_back(
     if alias == CHAMPION and (begun := _unfinished(settings, ledger, name, standing, to)):
         check_signer(settings, unreleased := find_version(ledger, f"{name}:{standing}"))
         publish_champion(settings, ledger, unreleased, hurry=True)
-        keep_registry(ledger, settings.workspace.path)
+        keep_registry(ledger, settings)
         moved = {"from": begun["previous"], "version": standing, "reason": begun["reason"]}
         return {"name": name, "alias": alias, **moved}
     target = _target(ledger, name, alias, standing, to)
@@ -62,7 +62,7 @@ def go_back(
     ledger.move_alias(name, alias, target["version"], expected=standing, reason=said, evidence=evidence)
     if alias == CHAMPION:
         publish_champion(settings, ledger, target, hurry=True)
-    keep_registry(ledger, settings.workspace.path)
+    keep_registry(ledger, settings)
     return {"name": name, "alias": alias, "from": standing, "version": target["version"], "reason": said}
 
 

@@ -226,7 +226,7 @@ def _note(settings: Settings, ledger: "Ledger", state: dict[str, Any], action: s
     "Write down where a rollout stands now"
     state = {**state, "action": action, "reason": reason}
     ledger.add_event(EVENT, state["model"], state)
-    keep_registry(ledger, settings.workspace.path)
+    keep_registry(ledger, settings)
     return state
 
 # %% ../../nbs/60_registry/26_rollout.ipynb #ab2eac11

@@ -14,7 +14,7 @@ from ..core.errors import UsageError, did_you_mean
 from ..core.ledger import Ledger
 from ..core.settings import Settings
 from ..pipeline.record import keep_registry
-from .folder import save_version, version_folder
+from .folder import held_folder, save_version
 from .keys import TrustedKey, trusted_keys
 from .register import Registrar, release_champion
 from .verify import NotVerified, claimed_signature, signature_state, verify_folder
@@ -57,15 +57,15 @@ def sign_versions(
         if ledger.alias(name, CHAMPION) is not None:
             release_champion(registrar, name)
     registrar.hashes.save()
-    keep_registry(ledger, settings.workspace.path)
+    keep_registry(ledger, settings)
     return told
 
 
 def _sign(registrar: Registrar, version: dict[str, Any], anew: bool) -> dict[str, Any]:
     name, number = version["name"], version["version"]
-    folder = version_folder(registrar.settings.workspace.path, name, number)
+    folder = held_folder(registrar.settings, name, number)
     before = signature_state(folder, trusted_keys(registrar.settings), registrar.hashes)
-    save_version(registrar, name, number, anew)
+    save_version(registrar, name, number, anew, asked=True)
     state, key = signature_state(folder, trusted_keys(registrar.settings), registrar.hashes)
     return {"name": name, "version": number, "state": state, "key": key, "was": before[0], "was_by": before[1]}
 
@@ -74,7 +74,7 @@ def signed_by(settings: Settings, ledger: Ledger, key: TrustedKey) -> list[str]:
     "The versions whose signature names a key, as `churn:3`"
     found = []
     for version in ledger.versions():
-        folder = version_folder(settings.workspace.path, version["name"], version["version"])
+        folder = held_folder(settings, version["name"], version["version"])
         with suppress(NotVerified):
             if claimed_signature(folder).key == key.id:
                 found.append(f"{version['name']}:{version['version']}")
@@ -127,4 +127,4 @@ def _folder_of(settings: Settings, target: str) -> tuple[Path, str]:
         found = find_versions(ledger, target)
     version = next((one for one in found if CHAMPION in one["aliases"]), found[0])
     subject = f"{version['name']}:{version['version']}"
-    return version_folder(settings.workspace.path, version["name"], version["version"]), subject
+    return held_folder(settings, version["name"], version["version"]), subject

@@ -100,8 +100,9 @@ def signer(
     key = next((key for key in trusted if key.id == signature.key), None)
     if key is None:
         message = f"{_shown(folder)} is signed by a key that is not trusted here: {signature.key[:16]}."
-        hint = "If you know whose it is: mlops-nb keys trust FILE --name NAME --role serve. What counts here is"
-        raise NotVerified("unknown key", message, f"{hint} [registry] trusted_keys, or keys/trusted.json.")
+        hint = "If you know whose it is, trust it: mlops-nb keys trust FILE --name NAME --role serve, where FILE is"
+        both = f"{hint} keys/*.pub of who signed. Or let all machines read one file in git: [registry] trusted_keys."
+        raise NotVerified("unknown key", message, both)
     what = {"expired": f"expired on {key.expires}", "revoked": f"was revoked on {key.revoked}"}.get(key.state())
     if what:
         reason = f" ({key.reason})" if key.reason else ""
@@ -110,7 +111,8 @@ def signer(
     if role not in key.roles:
         roles = ", ".join(key.roles) or "nothing"
         message = f"{_shown(folder)} is signed by the key {key.name}, which is trusted for {roles} and not for {role}."
-        raise NotVerified("other role", message, AGAIN)
+        hint = f"Trust it for that, too: mlops-nb keys trust FILE --role {role}. Or sign again: mlops-nb sign."
+        raise NotVerified("other role", message, hint)
     return key
 
 # %% ../../nbs/60_registry/33_verify.ipynb #6bd0fb7d

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..core.ledger import Ledger
 from ..core.settings import load_settings
+from ..core.shared import local_copy
 
 # %% ../../nbs/40_track/24_annotate.ipynb #8ab5bc4d
 def tag_run(
@@ -39,13 +40,13 @@ def star_run(
 
 
 def _say(run: str, change: Callable[[Ledger, str], Any]) -> dict[str, Any]:
-    from mlops_nb.pipeline.record import keep_run, read_record
+    from mlops_nb.pipeline.record import RUN, keep_run, read_record
 
     settings = load_settings()
     with Ledger.open(settings, create=False) as ledger:
         run_id = ledger.find_run(run)
         change(ledger, run_id)
-        record = read_record(settings.workspace.path / "runs" / run_id / "run.json")
+        record = read_record(local_copy(settings, f"runs/{run_id}/{RUN}"))
         if record:
-            keep_run(ledger, settings.workspace.path, run_id, record["models"])
+            keep_run(ledger, settings, run_id, record["models"])
         return {"run": run_id, **ledger.annotations([run_id])[run_id]}

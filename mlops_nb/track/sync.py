@@ -19,7 +19,7 @@ from typing import Any
 from ..core.errors import Busy, MlopsError, UsageError
 from ..core.faults import point
 from ..core.ledger.database import now, unix_time
-from ..core.locks import FileLock, process_start, wait_until
+from ..core.locks import FileLock, host_name, process_start, wait_until
 from ..core.settings import Settings, load_settings
 from .outbox import Outbox, Parcel, TimeIsUp, open_parcel
 from .service import NotAllowed, Unavailable, find_access, service_address
@@ -125,12 +125,14 @@ def sync(
     work = Sync(outbox, tell, patient)
     with Alone(settings, wait):
         stopped = _work_through(work, runs)
+    rows, elsewhere = _sorted_out(settings, _rows(outbox.ledger, runs))
     return {
         "schema": 1,
         "server": access.url,
         "entity": outbox.entity,
         "stopped": stopped,
-        "counts": count_states(_rows(outbox.ledger, runs)),
+        "counts": count_states(rows),
+        "elsewhere": elsewhere,
         "steps": work.done,
     }
 
@@ -155,8 +157,13 @@ def _work_through(work: Sync, runs: list[str] | None) -> dict[str, Any] | None:
 
 
 def _deal_with_all(work: Sync, runs: list[str] | None) -> None:
-    tried = set()
-    while rows := [row for row in _rows(work.outbox.ledger, runs) if _name(row) not in tried and is_open(row)]:
+    tried, outbox = set(), work.outbox
+
+    def left() -> list[dict[str, Any]]:
+        rows, _ = _sorted_out(outbox.settings, _rows(outbox.ledger, runs))
+        return [row for row in rows if _name(row) not in tried and is_open(row)]
+
+    while rows := left():
         for row in rows:
             tried.add(_name(row))
             work.deal_with(row)
@@ -170,6 +177,31 @@ def _rows(ledger: Any, runs: list[str] | None) -> list[dict[str, Any]]:
 def is_open(row: dict[str, Any]) -> bool:
     "Whether a step has still to be sent"
     return row["state"] != "verified"
+
+
+def _is_elsewhere(settings: Settings, row: dict[str, Any]) -> bool:
+    "Whether only another machine can have the W&B files of a step"
+    workspace = settings.workspace
+    files = (workspace.path / "wandb").glob(f"offline-run-*-{row['wandb_id']}")
+    if not workspace.ledger or not is_open(row) or any(files):
+        return False
+    copied = workspace.path / "cache" / "copies" / "runs" / row["run"]
+    return row["host"] != host_name() or copied.exists() or not (workspace.path / "runs" / row["run"]).exists()
+
+
+def _sorted_out(
+    settings: Settings,
+    rows: list[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
+    "The steps that this machine answers for, and the runs that wait elsewhere by the name of their machine"
+    mine, elsewhere = [], {}
+    for row in rows:
+        if _is_elsewhere(settings, row):
+            runs = elsewhere.setdefault(row["host"] or "a machine without a name", [])
+            runs += [] if row["run"] in runs else [row["run"]]
+        else:
+            mine.append(row)
+    return mine, elsewhere
 
 
 STATES = ("verified", "pending", "failed")
@@ -196,7 +228,7 @@ def sync_status(settings: Settings, runs: list[str] | None = None) -> dict[str, 
 
     access = find_access()
     with Ledger.open(settings, create=False) as ledger:
-        rows = _rows(ledger, runs)
+        rows, elsewhere = _sorted_out(settings, _rows(ledger, runs))
     return {
         "schema": 1,
         "mode": settings.tracking.mode,
@@ -204,6 +236,7 @@ def sync_status(settings: Settings, runs: list[str] | None = None) -> dict[str, 
         "key": access.source if access else None,
         "syncing": running_sync(settings) if rows else None,
         "counts": count_states(rows),
+        "elsewhere": elsewhere,
         "steps": [row for row in rows if is_open(row)],
     }
 

@@ -24,7 +24,7 @@ class Deliveries(Records):
         "Every step with a W&B run, producers first"
         condition, names = one_of("run_id", runs) if runs is not None else ("run_id IS NOT NULL", {})
         return self.database.rows(
-            "SELECT m.run_id AS run, m.step, m.wandb_id, COALESCE(d.state, 'pending') AS state, "
+            "SELECT m.run_id AS run, m.step, m.wandb_id, r.host, COALESCE(d.state, 'pending') AS state, "
             "COALESCE(d.attempts, 0) AS attempts, d.error, d.next_try, COALESCE(d.updated, m.updated) AS updated "
             "FROM mirrors m JOIN runs r ON r.id = m.run_id "
             "LEFT JOIN run_steps s ON s.run_id = m.run_id AND s.step = m.step "
