@@ -48,10 +48,11 @@ def keep_run(
     workspace: Path,
     run_id: str,
     models: list[dict[str, Any]],  # what was registered, as the run's document has it
+    durable: bool = True,  # False: of a run that goes on, whose last word comes
 ) -> None:
     "Leave the record of a run beside its executed notebooks"
     record = {**run_record(ledger, run_id), "models": models}
-    atomic_write(workspace / "runs" / run_id / RUN, canonical_json(record))
+    atomic_write(workspace / "runs" / run_id / RUN, canonical_json(record), durable=durable)
 
 # %% ../../nbs/30_pipeline/15_record.ipynb #18c4c573
 _REGISTRY = {

@@ -197,7 +197,7 @@ def _execute(run: Run, decision: Decision, lease: Lease) -> None:
     with run.interruption.shield():
         run.ledger.begin_step(run.id, name, **facts, **run.varied(name))
         run.working[name] = Working(decision, attempt, lease, time.monotonic())
-    keep_run(run.ledger, run.settings.workspace.path, run.id, [])
+    keep_run(run.ledger, run.settings.workspace.path, run.id, [], durable=False)
     _launch(run, attempt)
 
 
