@@ -1,18 +1,9 @@
-"""Commits per second of 1, 4 and 16 writers, and `runs` over 100,000 runs, on SQLite and on Postgres.
-
-    python benchmarks/ledger_writers.py [--seconds 3] [--runs 100000] [--url postgresql://user@host/empty_database]
+"""Writers of a ledger, and many runs in it, for benchmarks/scale.py.
 
 Each writer is a process with a run of its own that commits steps one after the other, each flushed to the disk before
-it counts: two artifacts, three numbers, a new result. Without --url a server is started on this machine, with fsync on,
-as it comes from Debian. `runs` is the question that `mlops-nb runs` asks: the newest fifty, with their parameters and
-numbers, and those of one pipeline; the median of eleven times. Prints one line of JSON. Exit code 1 when it takes more
-than 100 ms on either.
-
-`commits_per_second` and `seconds_for_runs` can be called by other benchmarks.
+it counts: two artifacts, three numbers, a new result.
 """
 
-import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -26,7 +17,6 @@ from mlops_nb.core.ledger.database import now
 from mlops_nb.core.ledger.leases import owner_columns
 from mlops_nb.core.settings import load_settings
 
-LIMIT = 0.100  # seconds that `runs` may take
 WRITER = """
 import sys, time
 from mlops_nb.core.ledger import Ledger
@@ -101,42 +91,3 @@ def seconds_for_runs(ledger: Ledger, **asked: Any) -> float:
         times.append(time.perf_counter() - begun)
         assert len(found) == asked.get("limit", 50) and len(found[0]["metrics"]) == 3
     return round(statistics.median(times), 4)
-
-
-def measure(url: str | None, seconds: float, count: int) -> dict[str, Any]:
-    """Both figures of one kind of ledger."""
-    folder = project(url)
-    found: dict[str, Any] = {f"commits_{n}": commits_per_second(folder, n, seconds) for n in (1, 4, 16)}
-    with Ledger.open(load_settings(folder, environ={})) as ledger:
-        fill(ledger, count)
-        found |= {"runs_s": seconds_for_runs(ledger), "runs_of_one_s": seconds_for_runs(ledger, pipeline="p1")}
-    return found
-
-
-def main() -> int:
-    """Measure both."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--runs", type=int, default=100_000)
-    parser.add_argument("--url", default="")
-    given = parser.parse_args()
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-    from postgres_service import own_server
-
-    found = {"sqlite": measure(None, given.seconds, given.runs)}
-    if given.url:
-        found["postgres"] = measure(given.url, given.seconds, given.runs)
-    else:
-        server = own_server(fsync="on", autovacuum="on")
-        try:
-            server.sql("CREATE DATABASE ledger")
-            found["postgres"] = measure(server.url("ledger"), given.seconds, given.runs)
-        finally:
-            server.end()
-    good = all(one[name] <= LIMIT for one in found.values() for name in ("runs_s", "runs_of_one_s"))
-    print(json.dumps({**found, "runs": given.runs, "limit_s": LIMIT, "ok": good}))
-    return 0 if good else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,13 +1,13 @@
 """What it costs to leave one process: steps on Dask, many writers of the ledger, many runs to look at.
 
-    python benchmarks/scale.py [--only steps,fits,ledger,runs,simulation] [--fits 64] [--seconds 3] [--postgres URL]
-                               [--json FILE]
+    python benchmarks/scale.py [--only steps,fits,short,ledger,runs,simulation] [--fits 64] [--short 500] [--seconds 3]
+                               [--postgres URL] [--json FILE]
 
-- `steps`: seconds around a step that does nothing, by the local engine and by two Dask workers on this machine (a
-  scheduler that stands already), the best of three runs; and what the runner's thread and the ledger take of it.
+- `steps`: milliseconds around a step that does nothing, by the local engine and by two Dask workers on this machine (a
+  scheduler that stands already), in turns, medians of three; and what the runner's thread and the ledger take of it.
 - `fits`: 64 notebooks that cross-validate a model, on two slots: fits a second by the local engine and on two workers.
-- `ledger`: commits of a step a second by 1, 4 and 16 processes that begin, commit and end runs; SQLite, and Postgres
-  where `--postgres` names an empty database.
+- `short`: 500 steps that do nothing on four workers: seconds from the first to the last.
+- `ledger`: commits of a step a second by 1, 4 and 16 processes (see ledger_writers.py); SQLite, and Postgres.
 - `runs`: milliseconds of `mlops-nb runs` without its start: the newest 20 of 100,000 runs; and of a filter.
 - `simulation`: 10,000 steps on 1,000 workers, fed with the figures measured here (see scale_simulation.py).
 
@@ -16,34 +16,34 @@ Prints one table; exit code 1 when a limit of `LIMITS` is missed.
 
 import argparse
 import json
-import multiprocessing
 import os
-import random
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager
+from contextlib import ExitStack, chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from ledger_writers import commits_per_second, fill, seconds_for_runs
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["MLOPS_NB_PIPELINE_SERVER"] = "off"
 
 from mlops_nb.core.ledger import Ledger
-from mlops_nb.core.ledger.database import now
 from mlops_nb.core.registry import hooks
 from mlops_nb.core.settings import Settings, load_settings
 
+ROOT = Path(__file__).resolve().parent.parent
 LIMITS = {  # name -> (at least or at most, value)
+    "Dask beyond local, ms": ("<=", 10.0),
     "fits on Dask, of the local rate": (">=", 0.9),
     "runs, newest 20 of 100,000, ms": ("<=", 100.0),
     "simulated overhead, steps of 60 s": ("<=", 0.01),
 }
-PARTS = ("steps", "fits", "ledger", "runs", "simulation")
+PARTS = ("steps", "fits", "short", "ledger", "runs", "simulation")
 FIT = """from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
@@ -78,6 +78,14 @@ def sweep(settings: Settings, name: str, values: list[Any], jobs: int, on: str =
     result = run_pipeline(settings, "bench", sweep={name: values}, jobs=jobs, folder=settings.project)
     assert result.exit_code == 0, result.document["error"] or result.document["steps"]
     return result.document["seconds"]
+
+
+def write_settings(folder: Path, ledger: str) -> None:
+    """A project without steps, and its ledger."""
+    folder.mkdir()
+    lines = f"[workspace]\nledger = {ledger}\n" if ledger else ""
+    (folder / "settings.ini").write_text(f"[package]\nname = bench\n{lines}")
+    Ledger.open(load_settings(folder)).close()
 
 
 NAP = ("#| parameters\nn: int = 0\nseconds: float = 0.0", "import time\ntime.sleep(seconds)\nflow.n = n")
@@ -130,29 +138,37 @@ def real_run(folder: Path, steps: int, seconds: float, jobs: int) -> float:
 
 
 @contextmanager
-def standing_cluster() -> Iterator[str]:
+def standing_cluster(folder: Path) -> Iterator[str]:
     """A scheduler and two workers, each a process; its address."""
-    import distributed
+    sys.path.insert(0, str(ROOT / "tests" / "pipeline"))
+    from cluster_support import Cluster
 
-    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "host": "127.0.0.1"}
-    with distributed.LocalCluster(**options, dashboard_address=None) as cluster:
-        yield cluster.scheduler_address.replace("tcp://", "dask://")
+    with Cluster(folder / "cluster") as cluster:
+        yield cluster.address
+
+
+def in_turns(settings: Settings, name: str, rounds: list[list[Any]], address: str) -> dict[str, list[float]]:
+    """Seconds of sweeps, by the local engine and on Dask in turns, two steps at once; the first round warms up."""
+    taken: dict[str, list[float]] = {"local": [], "dask": []}
+    for number, values in enumerate(rounds):
+        for place, on in (("local", ""), ("dask", address)):
+            seconds = sweep(settings, name, [value + (0.5 if on else 0) for value in values], 2, on)
+            taken[place] += [seconds] if number else []
+    return taken
 
 
 def steps_part(folder: Path, address: str) -> dict[str, float]:
     """Around a step: local, on Dask, and what the runner's thread has of it."""
     found = measured_here(folder / "figures")
-    settings = project(folder / "steps", "nap", *NAP)
-    taken: dict[str, list[float]] = {"local": [], "dask": []}
-    for number in range(4):  # the first warms up
-        for place, on in (("local", ""), ("dask", address)):
-            values = [number * 1000 + (500 if on else 0) + n for n in range(16)]
-            taken[place].append(sweep(settings, "nap.n", values, 2, on) * 2 / 16)
-    best = {place: min(rounds[1:]) for place, rounds in taken.items()}
+    settings = project(folder / "steps", "nap", NAP[0].replace("n: int = 0", "n: float = 0.0"), NAP[1])
+    rounds = [[number * 1000.0 + n for n in range(40 if number else 4)] for number in range(4)]
+    taken = in_turns(settings, "nap.n", rounds, address)
+    more = [(dask - local) * 2 / 40 for local, dask in zip(*taken.values(), strict=True)]
+    local, dask = (statistics.median(taken[place]) * 2 / 40 for place in taken)
     return {
-        "around a step, local, ms": best["local"] * 1e3,
-        "around a step, Dask, ms": best["dask"] * 1e3,
-        "Dask beyond local, ms": (best["dask"] - best["local"]) * 1e3,
+        "around a step, local, ms": local * 1e3,
+        "around a step, Dask, ms": dask * 1e3,
+        "Dask beyond local, ms": statistics.median(more) * 1e3,
         "of it runner's thread, ms": (found["decide"] + found["commit"]) * 1e3,
         "of it ledger, ms": found["ledger"] * 1e3,
         **{f"figure {name}": value for name, value in found.items()},
@@ -160,75 +176,53 @@ def steps_part(folder: Path, address: str) -> dict[str, float]:
 
 
 def fits_part(folder: Path, address: str, fits: int) -> dict[str, float]:
-    """Fits a second, in turns: local, Dask, local, Dask; medians."""
+    """Fits a second, local and on Dask; medians."""
     settings = project(folder / "fits", "fit", "#| parameters\nC: float = 1.0", FIT, SCORE)
-    rates: dict[str, list[float]] = {"local": [], "dask": []}
-    for number in range(3):
-        for place, on in (("local", ""), ("dask", address)):
-            count = fits if number else 4
-            values = [0.001 + number + (0.5 if on else 0.0) + n / 1000 for n in range(count)]
-            seconds = sweep(settings, "fit.C", values, 2, on)
-            rates[place] += [count / seconds] if number else []
-    local, dask = (statistics.median(rates[place]) for place in ("local", "dask"))
-    return {"fits a second, local": local, "fits a second, Dask": dask, "fits on Dask, of the local rate": dask / local}
+    rounds = [[1 + number + n / 1000 for n in range(fits if number else 4)] for number in range(4)]
+    taken = in_turns(settings, "fit.C", rounds, address)
+    local, dask = (fits / statistics.median(taken[place]) for place in taken)
+    share = statistics.median([one / other for one, other in zip(*taken.values(), strict=True)])
+    return {"fits a second, local": local, "fits a second, Dask": dask, "fits on Dask, of the local rate": share}
 
 
-def write(folder: str, number: int, seconds: float, start: float, counts: Any) -> None:
-    """A writer: begins a run, commits steps until the time is over."""
-    with Ledger.open(load_settings(folder)) as ledger:
-        ledger.begin_run(f"writer-{number}", "bench", {})
-        time.sleep(max(0.0, start - time.time()))
-        end, count = time.monotonic() + seconds, 0
-        while time.monotonic() < end:
-            commit(ledger, f"writer-{number}", f"step{count}", f"key-{number}-{count}")
-            count += 1
-        ledger.end_run(f"writer-{number}", "ok")
-    counts.put(count)
+def short_part(folder: Path, steps: int) -> dict[str, float]:
+    """Many short steps on four workers."""
+    sys.path.insert(0, str(ROOT / "tests" / "pipeline"))
+    from cluster_support import Cluster
+
+    settings = project(folder / "short", "nap", *NAP)
+    with Cluster(folder / "four", 4) as cluster:
+        sweep(settings, "nap.n", [-1, -2, -3, -4], 0, cluster.address)
+        seconds = sweep(settings, "nap.n", list(range(steps)), 0, cluster.address)
+    return {f"{steps} short steps on 4 workers, s": seconds}
 
 
-def ledger_part(folder: Path, seconds: float, postgres: str | None) -> dict[str, float]:
+def ledger_part(folder: Path, seconds: float, postgres: str) -> dict[str, float]:
     """Commits a second by some writers."""
-    found, spawn = {}, multiprocessing.get_context("spawn")
-    for database, url in (("SQLite", ""), *([("Postgres", postgres)] if postgres else [])):
-        for writers in (1, 4, 16):
-            place = folder / f"{database}-{writers}"
-            place.mkdir()
-            ini = f"[package]\nname = bench\n{f'[workspace]{chr(10)}ledger = {url}{chr(10)}' if url else ''}"
-            (place / "settings.ini").write_text(ini)
-            Ledger.open(load_settings(place)).close()
-            counts, start = spawn.Queue(), time.time() + 2 + writers / 4
-            names = [f"{writers * 100 + number}" for number in range(writers)]
-            going = [spawn.Process(target=write, args=(str(place), name, seconds, start, counts)) for name in names]
-            for process in going:
-                process.start()
-            total = sum(counts.get() for _ in going)
-            for process in going:
-                process.join()
-            found[f"{database}, {writers} writers, steps a second"] = total / seconds
+    found = {}
+    with ExitStack() as stack:
+        urls = {"SQLite": "", "Postgres": postgres or stack.enter_context(own_postgres())}
+        for database, url in urls.items():
+            for writers in (1, 4, 16):
+                place = folder / f"{database}-{writers}"
+                write_settings(place, url)
+                rate = commits_per_second(place, writers, seconds)
+                found[f"{database}, {writers} writers, steps a second"] = rate
     return found
 
 
-def many_runs(settings: Settings, count: int) -> None:
-    """Enter many runs with four parameters and three metrics each."""
-    draw, beginning = random.Random(0), time.time() - count
-    runs, parameters, metrics = [], [], []
-    for number in range(count):
-        run, moment = f"20260101-{number:06d}-ab12", now(beginning + number)
-        runs.append((run, "tabular", "ok", moment, moment, 12.5, 1, "1", "b", "h", moment, "u", "3.12", "[]"))
-        parameters.append((run, "train", "model", draw.choice(["logistic", "forest", "boosting"]), None, "text"))
-        for name, value in ((f"p{place}", draw.random()) for place in range(3)):
-            parameters.append((run, "train", name, str(value), value, "number"))
-        metrics += [(run, "evaluate", name, draw.random()) for name in ("roc_auc", "f1", "log_loss")]
-    columns = "id, pipeline, status, started, ended, seconds, pid, process_started, boot, host, heartbeat"
-    columns += ", user_name, python, command"
-    with Ledger.open(settings) as ledger, ledger.database.transaction(durable=False) as execute:
-        for table, names, rows in (
-            ("runs", columns, runs),
-            ("run_parameters", "run_id, step, name, value, number, kind", parameters),
-            ("metrics", "run_id, step, name, value", metrics),
-        ):
-            marks = ", ".join("?" for _ in names.split(","))
-            execute.many(f"INSERT INTO {table} ({names}) VALUES ({marks})", rows)
+@contextmanager
+def own_postgres() -> Iterator[str]:
+    """The address of an empty database of a server as it comes, with fsync on."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from postgres_service import own_server
+
+    server = own_server(fsync="on", autovacuum="on")
+    try:
+        server.sql("CREATE DATABASE ledger")
+        yield server.url("ledger")
+    finally:
+        server.end()
 
 
 def median_ms(work: Callable[[], Any], rounds: int = 7) -> float:
@@ -244,14 +238,14 @@ def runs_part(folder: Path, count: int = 100_000) -> dict[str, float]:
     """Looking at many runs."""
     from mlops_nb.track.board import find_runs
 
-    (folder / "settings.ini").write_text("[package]\nname = bench\n")
-    settings = load_settings(folder)
-    many_runs(settings, count)
-    with Ledger.open(settings) as ledger, chdir(folder):
-        where = "metrics.evaluate.roc_auc > 0.99 and train.model == 'forest'"
+    write_settings(folder, "")
+    with Ledger.open(load_settings(folder)) as ledger, chdir(folder):
+        fill(ledger, count)
+        where = "metrics.evaluate.m0 > 0.99 and train.p1 > 7"
         return {
             "runs, newest 20 of 100,000, ms": median_ms(lambda: find_runs(ledger, limit=20)),
-            "runs, a filter sorted, ms": median_ms(lambda: find_runs(ledger, None, where, ["-evaluate.roc_auc"], 20)),
+            "runs, newest 50 of one pipeline, ms": seconds_for_runs(ledger, pipeline="p1") * 1e3,
+            "runs, a filter sorted, ms": median_ms(lambda: find_runs(ledger, None, where, ["-evaluate.m0"], 20)),
         }
 
 
@@ -283,7 +277,8 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(PARTS))
     parser.add_argument("--fits", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--postgres", help="address of an empty database")
+    parser.add_argument("--short", type=int, default=500)
+    parser.add_argument("--postgres", default="", help="address of an empty database; default: a server of its own")
     parser.add_argument("--json", type=Path)
     values = parser.parse_args()
     hooks._listeners.clear()
@@ -292,11 +287,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if {"steps", "fits"} & set(parts):
-            with standing_cluster() as address:
+            with standing_cluster(folder) as address:
                 found |= steps_part(folder, address) if "steps" in parts else {}
                 found |= fits_part(folder, address, values.fits) if "fits" in parts else {}
         found |= ledger_part(folder, values.seconds, values.postgres) if "ledger" in parts else {}
-        (folder / "many").mkdir()
+        found |= short_part(folder, values.short) if "short" in parts else {}
         found |= runs_part(folder / "many") if "runs" in parts else {}
         found |= simulation_part(found) if "simulation" in parts else {}
     bad = missed(found)

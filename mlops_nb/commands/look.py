@@ -63,7 +63,8 @@ def find_step(
 def _with_costs(ledger: Ledger, run: dict[str, Any]) -> dict[str, Any]:
     "A run with what people said about it, what it cost, and each of its steps"
     costs, told = ledger.step_costs(run["run"]), ledger.annotations([run["run"]])[run["run"]]
-    steps = [step | {"costs": costs.get(step["step"])} for step in run["steps"]]
+    workers = {name: {"worker": worker} for name, worker in ledger.workers(run["run"]).items()}
+    steps = [step | {"costs": costs.get(step["step"])} | workers.get(step["step"], {}) for step in run["steps"]]
     return run | told | {"costs": ledger.costs([run["run"]])[run["run"]], "steps": steps}
 
 
@@ -234,6 +235,8 @@ def tell_step(screen: Terminal, run: Mapping[str, Any], step: Mapping[str, Any])
     for reason in step["reasons"]:
         screen.line(f"why       {reason}")
     screen.line(f"took      {duration(step.get('seconds')) or 'nothing'}")
+    if step.get("worker"):
+        screen.line(f"on        {step['worker']}")
     if words := cost_words(step.get("costs")):
         screen.line(f"cost      {words}")
     if step.get("notebook"):

@@ -39,6 +39,7 @@ WORDS = {
     "scratch": ("step's scratch", "steps' scratch"),
     "temporaries": ("temporary", "temporaries"),
     "versions": ("folder of a deleted version", "folders of deleted versions"),
+    "copies": ("thing that workers left", "things that workers left"),
     "shared": ("file in the shared place", "files in the shared place"),
 }
 

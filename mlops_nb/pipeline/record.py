@@ -51,11 +51,12 @@ def keep_run(
     run_id: str,
     models: list[dict[str, Any]],  # what was registered, as the run's document has it
     here_alone: bool = False,  # other machines do not need it yet
+    durable: bool = True,  # False: of a run that goes on, whose last word comes
 ) -> None:
     "Leave the record of a run beside its executed notebooks"
     record = canonical_json({**run_record(ledger, run_id), "models": models})
     if here_alone:
-        atomic_write(settings.workspace.path / "runs" / run_id / RUN, record)
+        atomic_write(settings.workspace.path / "runs" / run_id / RUN, record, durable=durable)
     else:
         keep_everywhere(settings, f"runs/{run_id}/{RUN}", record)
 

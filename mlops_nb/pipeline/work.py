@@ -197,7 +197,7 @@ def _execute(run: Run, decision: Decision, lease: Lease) -> None:
     with run.interruption.shield():
         run.ledger.begin_step(run.id, name, **facts, **run.varied(name))
         run.working[name] = Working(decision, attempt, lease, time.monotonic())
-    keep_run(run.ledger, run.settings, run.id, [], here_alone=told)
+    keep_run(run.ledger, run.settings, run.id, [], here_alone=told, durable=False)
     _launch(run, attempt)
 
 
@@ -250,6 +250,8 @@ def take_outcome(run: Run, name: str, outcome: Outcome) -> None:
     point("after-object-write")
     if cpu := outcome.facts.get("cpu"):  # none where the kernel was lost
         run.ledger.add_cost(run.id, name, cpu, factors_of(run.settings))
+    if worker := outcome.facts.get("worker"):
+        run.ledger.note_worker(run.id, name, worker)
     if outcome.error and _try_again(run, work, outcome.error):
         return
     if outcome.error:

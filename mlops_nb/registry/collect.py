@@ -25,7 +25,7 @@ from ..core.settings import Settings
 from ..core.store import DIGEST
 from ..pipeline.record import RESULT, RUN, read_record
 from .bento_store import delete_copy
-from .shared import take_away, unreached
+from .shared import COPY, take_away, unreached
 
 # %% ../../nbs/60_registry/08_collect.ipynb #045eed56
 DAY = 86400.0
@@ -69,6 +69,8 @@ class Findings(NamedTuple):
     temporaries: list[Path]
     versions: list[Path]
     "Folders of versions that were deleted, by a process that was killed meanwhile"
+    copies: list[Path]
+    "What workers of a cluster committed or left unfinished, a day ago or earlier"
 
     def paths(self) -> Iterator[Path]:
         "All of it"
@@ -90,7 +92,14 @@ def find_garbage(
     objects = [path for path in _objects(workspace) if path.name not in digests]
     runs, notebooks = _notebooks(settings, reach)
     left = sorted(place for name, number, _ in reach.deleted if (place := _place(workspace, name, number)).exists())
-    return Findings(objects, notebooks, attempts, runs, old, sorted(_temporaries(workspace)), left)
+    copies = [path for path in _copies(workspace, attempts) if age(path, now) > DAY]
+    return Findings(objects, notebooks, attempts, runs, old, sorted(_temporaries(workspace)), left, copies)
+
+
+def _copies(workspace: Path, going: list[Path]) -> list[Path]:
+    "Commits of attempts on a cluster, and folders of copies in attempts that stay"
+    left = [path for path in (workspace / "attempts").glob("*/*/*") if path.is_dir() and COPY.fullmatch(path.name)]
+    return [*(workspace / "commits").glob("*/*"), *(path for path in left if path.parent not in going)]
 
 
 def _place(workspace: Path, name: str, number: int) -> Path:
@@ -166,7 +175,7 @@ def delete(paths: Iterable[Path]) -> None:
         else:
             path.unlink(missing_ok=True)
         point("while-collecting")
-        if path.parent.parent.name in ("attempts", "objects", "scratch") and not any(path.parent.iterdir()):
+        if path.parent.parent.name in ("attempts", "commits", "objects", "scratch") and not any(path.parent.iterdir()):
             path.parent.rmdir()
 
 
@@ -225,7 +234,7 @@ def collect(
     "Find what may go, and delete it when asked to; what that is"
     workspace = settings.workspace.path
     if not workspace.exists() and not settings.workspace.url:
-        return _document(Findings([], [], [], [], [], [], []), set(), 0, delete_them) | {"shared": 0}
+        return _document(Findings(*([] for _ in Findings._fields)), set(), 0, delete_them) | {"shared": 0}
     with ExitStack() as stack:
         if delete_them:
             hold(settings, stack, "deleting")

@@ -67,6 +67,7 @@ def test_a_cluster_gives_what_this_machine_gives(cluster: Cluster, tmp_path: Pat
     assert gives(there) == gives(here)
     steps = {step["step"]: step for step in there.document["steps"]}
     assert {step["worker"] for step in steps.values()} <= {"w0", "w1"}
+    assert project.ledger.workers(there.document["run"]) == {name: step["worker"] for name, step in steps.items()}
     assert steps["scale"]["metrics"] == {"top": 6}
     assert [point["values"] for point in project.ledger.points(there.document["run"], "scale")][2] == {"loss": 1 / 3}
     notebook = json.loads((project.folder / steps["sum"]["notebook"]).read_bytes())
@@ -199,6 +200,11 @@ def test_a_failure_and_limits_are_those_of_this_machine(cluster: Cluster, tmp_pa
     step = result.document["steps"][0]
     assert result.exit_code == 1 and step["error"]["type"] == "StepTimeout" and step["attempts"] == 2
     assert ran(project) == ["slow", "slow"]
+    ini = project.folder / "settings.ini"
+    ini.write_text(ini.read_text().replace("timeout = 2\nretries = 1\n", "memory = 600\n"))
+    project.step("10_big", "from pathlib import Path", "big = bytearray(2_000_000_000)", "flow.z = 1", pipeline="big")
+    big = project.run(pipeline="big").document["steps"][0]
+    assert big["error"]["type"] == "StepMemory" and big["worker"] in ("w0", "w1")
     assert (project.workspace / "runs" / result.document["run"] / "10_slow.failed-1.ipynb").is_file()
 
 
@@ -240,6 +246,18 @@ def test_a_plain_connection_beyond_this_machine_is_refused(tmp_path: Path):
         project.run()
     with pytest.raises(UsageError, match="cannot be imported"):
         on(churn(tmp_path / "b"), "no_such_module.Cluster").run()
+
+
+def test_without_the_extra_the_error_says_what_to_install(tmp_path: Path):
+    project = on(churn(tmp_path / "project"), "local-cluster")
+    code = "import sys; sys.modules['dask'] = sys.modules['distributed'] = None\nfrom mlops_nb.cli import main\n"
+    command = [sys.executable, "-c", f"{code}sys.exit(main())", "run", "churn", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CI": "true"}
+    done = subprocess.run(command, cwd=project.folder, env=environment, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 2, done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert "needs distributed" in error["message"] and "pip install 'mlops_nb[dask]'" in error["hint"]
+    assert not (project.workspace / "runs").exists()
 
 
 def test_a_cluster_of_the_moment_ends_with_the_command(tmp_path: Path):

@@ -52,6 +52,19 @@ def test_recent_runs_and_what_they_reach_stay(demo, three_runs):
     assert demo.json("show", first["run"])["metrics"] == {"train.score": 3}, "numbers are history and stay"
 
 
+def test_what_workers_left_goes_after_a_day(demo, three_runs):
+    run = three_runs[1][-1]["run"]
+    commit, copy = demo.workspace / "commits/3f2a/r.train.1.json", demo.workspace / f"attempts/{run}/train/0badf00d"
+    for path in (commit, copy / "out/20_train.ipynb"):
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
+    assert demo.json("gc", "--delete")["copies"] == 0 and commit.exists()
+    for path in (commit, *copy.rglob("*"), copy):
+        os.utime(path, (time.time() - 90_000, time.time() - 90_000))
+    assert demo.json("gc", "--delete")["copies"] == 2
+    assert not commit.parent.exists() and not copy.exists() and (copy.parent / "manifest.json").exists()
+
+
 def test_what_wandb_is_still_to_get_stays(demo, three_runs):
     first, second, failed = (found["run"] for found in three_runs[1])
     with sqlite3.connect(demo.workspace / "ledger.sqlite") as database:

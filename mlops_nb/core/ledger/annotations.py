@@ -111,6 +111,20 @@ class Annotations(Records):
             star = partial(_put if starred else _take, run_id=run_id, kind="star")
             _change(self.database, run_id, "run_starred" if starred else "run_unstarred", star)
 
+    def note_worker(
+        self,
+        run_id: str,
+        step: str,
+        worker: str,  # of a cluster
+    ) -> None:
+        "Note where a step was executed the last time, when that was on a cluster"
+        self.database.write(lambda execute: _put(execute, run_id, "worker", step, worker), durable=False)
+
+    def workers(self, run_id: str) -> dict[str, str]:
+        "Which workers of a cluster executed the steps of a run, as far as they were executed on one"
+        rows = self.database.rows("SELECT * FROM run_annotations WHERE run_id = :run AND kind = 'worker'", run=run_id)
+        return {row["name"]: row["text"] for row in rows}
+
     def annotations(self, run_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         "Tags, note and star of each run"
         condition, values = one_of("run_id", run_ids)
@@ -120,6 +134,6 @@ class Annotations(Records):
             said = found[row["run_id"]]
             if row["kind"] == "tag":
                 said["tags"].append(row["name"])
-            else:
+            elif row["kind"] in ("note", "star"):
                 said |= {"note": row["text"]} if row["kind"] == "note" else {"starred": True}
         return found
