@@ -208,6 +208,36 @@ def test_uploads_in_parts_that_were_broken_off_are_taken_away(store, url):
     assert [one["Key"] for one in left] == ["elsewhere/y"]
 
 
+def test_an_upload_in_parts_that_fails_in_the_middle_is_aborted(server, url, store, tmp_path, monkeypatch):
+    bucket = Bucket(url, patience=0.5)
+    bucket.ready()
+    (tmp_path / "big").write_bytes(os.urandom(12_000_000))
+    whole = bucket.system.put_file
+    monkeypatch.setattr(bucket.system, "put_file", lambda *words: whole(*words, chunksize=5 << 20))  # usually 50 MB
+    server.only = "partNumber=2"
+    server.faults = [("PUT", "503")] * 100
+    with pytest.raises(StorageError, match="could not be reached"):
+        bucket.put_file("objects/big", tmp_path / "big")
+    assert any("partNumber=1" in path for _, path, _ in server.seen), "the first part had arrived"
+    assert "Uploads" not in object_stores.client(store).list_multipart_uploads(Bucket=url.split("/")[2])
+    assert reader(store, url) == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [("ExpiredToken", "have expired"), ("InvalidAccessKeyId", "are missing or not accepted")]
+)
+def test_credentials_that_the_store_refuses_are_told_at_once(server, url, code, words):
+    bucket = Bucket(url)
+    bucket.ready()
+    began = time.monotonic()
+    for act in (lambda: bucket.put("x", b"1"), lambda: bucket.read("x"), lambda: [*bucket.names()]):
+        server.faults = [(method, code) for method in ("PUT", "GET")]
+        with pytest.raises(StorageError, match=f"the credentials {words}: .*{code}") as caught:
+            act()
+        assert "AWS_PROFILE" in caught.value.hint and "testing" not in str(caught.value)
+    assert time.monotonic() - began < 5
+
+
 KILLED = """
 import sys
 from pathlib import Path
