@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import functools
 import http.client
 import itertools
 import json
@@ -37,6 +38,7 @@ def moto() -> Iterator[str]:
         server.stop()
 
 
+@functools.cache
 def client(address: str):
     """A client of Amazon's own."""
     import boto3

@@ -2,8 +2,6 @@
 
 import multiprocessing
 import os
-import signal
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +19,12 @@ from mlops_nb.core.places import Folder, Place
 def store():
     with object_stores.moto() as address:
         yield address
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch):
+    """Pauses between tries are short."""
+    monkeypatch.setattr("mlops_nb.core.bucket.FIRST", 0.02)
 
 
 @pytest.fixture
@@ -238,27 +242,23 @@ def test_credentials_that_the_store_refuses_are_told_at_once(server, url, code, 
     assert time.monotonic() - began < 5
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from mlops_nb.core.places import place_at
-place = place_at(sys.argv[1])
-print("go", flush=True)
-while True:
-    place.put_file("objects/big", Path(sys.argv[2]))
-"""
-
-
 def test_a_killed_upload_shows_nothing_or_all(place, tmp_path):
     content = os.urandom(20_000_000)
     (tmp_path / "big").write_bytes(content)
+    started, begun = multiprocessing.Pipe(duplex=False)
+
+    def upload() -> None:
+        begun.send("go")
+        while True:
+            place.put_file("objects/big", tmp_path / "big")
+
     for pause in (0.02, 0.3, 0.6):
-        command = [sys.executable, "-c", KILLED, place.url, str(tmp_path / "big")]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        process.stdout.readline()
+        process = multiprocessing.get_context("fork").Process(target=upload)
+        process.start()
+        started.recv()
         time.sleep(pause)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         found = place.read("objects/big")
         assert found is None or found == content
         assert {*place.names()} <= {"objects/big"}

@@ -41,6 +41,7 @@ def lead(monkeypatch, kind: str, address: str) -> None:
 @pytest.fixture
 def url(store, monkeypatch):
     kind, address = store
+    monkeypatch.setattr("mlops_nb.core.bucket.FIRST", 0.02)  # pauses between tries are short
     lead(monkeypatch, kind, address)
     makers = {"s3": "make_bucket", "az": "make_container", "gs": "make_gcs_bucket"}
     return f"{kind}://{getattr(object_stores, makers[kind])(address)}/churn"
