@@ -111,8 +111,14 @@ class SharedStore(Store):
         self.discard(digest)
         return self.has(digest)
 
-    def publish(self, digests: Iterable[str]) -> None:
-        in_parallel(self._publish, [digest for digest in dict.fromkeys(digests) if not self._is_fresh(digest)])
+    def bring(self, digest: str) -> bool:
+        if not self.is_here(digest):
+            self._fetch(digest)
+        self._note(digest)
+        return self.is_here(digest)
+
+    def publish(self, digests: Iterable[str], sure: bool = False) -> None:
+        in_parallel(self._publish, [digest for digest in dict.fromkeys(digests) if sure or not self._is_fresh(digest)])
         self.trim(always=False)
 
     def _publish(self, digest: str) -> None:
@@ -122,6 +128,10 @@ class SharedStore(Store):
             self.place.put_file(name, self.path(digest))
             known = time.time()
         self._note(digest, known)
+
+    def unshared(self) -> list[Path]:
+        "Objects of this machine that were never known to be in the place"
+        return [path for path in self.folder.glob("??/*") if not self._mark(path.name).exists()]
 
     @contextmanager
     def holding(self, digests: Iterable[str]) -> Iterator[None]:

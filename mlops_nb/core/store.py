@@ -133,7 +133,15 @@ class Store:
         "Take away a damaged file where another machine has the object; was that so?"
         return False
 
-    def publish(self, digests: Iterable[str]) -> None:
+    def bring(self, digest: str) -> bool:
+        "Have the object on this machine; False where nobody has it"
+        return self.is_here(digest)
+
+    def publish(
+        self,
+        digests: Iterable[str],
+        sure: bool = False,  # also those that were known to be there lately
+    ) -> None:
         "Let other machines have some objects; nothing where there are none"
 
     def holding(self, digests: Iterable[str]) -> AbstractContextManager[Any]:

@@ -125,7 +125,8 @@ def repeat_run(
 
     order = json.loads((folder / ORDER).read_bytes())
     settings = load_settings(order["project"])
-    pipelines = settings.pipeline._replace(folder=order["pipelines"], server=False)
+    here = {"server": False, "on": ""}  # a cluster's workers know nothing of this folder
+    pipelines = settings.pipeline._replace(folder=order["pipelines"], **here)
     return run_pipeline(
         settings._replace(project=folder, pipeline=pipelines),
         order["pipeline"],

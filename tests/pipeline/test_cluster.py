@@ -16,7 +16,6 @@ from pipeline_support import ROOT, Project, finish, gives, kernels_of, states, w
 from search_support import search, write_churn
 
 from mlops_nb.core.errors import UsageError
-from mlops_nb.core.places import Folder
 from mlops_nb.pipeline.cluster import executor as elsewhere
 from mlops_nb.pipeline.reporter import Reporter
 
@@ -116,31 +115,20 @@ def test_a_search_prunes_there(cluster: Cluster, tmp_path: Path):
     assert (project.folder / step["notebook"]).is_file()
 
 
-@pytest.fixture
-def far(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
-    """Let workers see neither project nor workspace, as on other machines; the place that all share."""
-    shared, usual = Folder(tmp_path / "shared"), elsewhere.order_of
-
-    def order(*words: Any, **facts: Any) -> dict[str, Any]:
-        return usual(*words, **facts) | {"word": "unseen", "url": shared.url, "project": "/nowhere"}
-
-    monkeypatch.setattr(elsewhere, "order_of", order)
-    monkeypatch.setattr(elsewhere, "place_of", lambda settings: shared)
-    return shared
-
-
-def test_a_worker_that_sees_nothing_fetches_by_hash(cluster: Cluster, far: Folder, tmp_path: Path):
-    here = churn(tmp_path / "here").run()
-    project = on(churn(tmp_path / "there"), cluster.address)
-    there = project.run()
-    assert there.exit_code == 0, there.document
-    assert gives(there) == gives(here)
-    assert all(far.has(f"objects/{digest[:2]}/{digest}") for digest in gives(there).values())
-    steps = {step["step"]: step for step in there.document["steps"]}
-    assert (project.folder / steps["join"]["notebook"]).is_file()
-    assert (project.workspace / steps["scale"]["attempt"] / "points.ndjson").is_file()
-    assert ran(project) == []
-    assert [name for name in far.names() if name.endswith(".tar")] == []
+def test_a_step_can_be_looked_at_while_a_worker_executes_it(cluster: Cluster, tmp_path: Path):
+    project = on(Project(tmp_path / "project"), cluster.address)
+    wait = "import os, time\nwhile not os.path.exists('enough'): time.sleep(0.02)"
+    project.step("10_long", "print('half way')", wait, "flow.x = 1")
+    runner = project.start()
+    runs = project.workspace / "runs"
+    wait_for(lambda: any("half way" in path.read_text() for path in runs.glob("*/10_long.ipynb")), 60)
+    project.file("enough", "")
+    code, document = finish(runner)
+    assert code == 0, document
+    shown = project.folder / document["steps"][0]["notebook"]
+    assert [path.name for path in shown.parent.glob("*.ipynb")] == ["10_long.ipynb"]
+    assert json.loads(shown.read_text())["cells"][-1]["execution_count"] == 4
+    assert [path.name for path in (project.workspace / "attempts").glob("*/long/*") if path.is_dir()] == []
 
 
 def test_secrets_travel_as_references(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

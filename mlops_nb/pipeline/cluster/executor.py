@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,17 @@ from ...core.ledger import Ledger
 from ...core.places import Folder, Place, place_of
 from ...core.registry import hooks
 from ...core.settings import Settings
-from ...core.store import Store
+from ...core.shared import share, store_of
 from ...notebook.context import POINTS, read_points
 from ...notebook.redact import Redactor
 from ..attempt import Attempt, Elsewhere, Outcome, available_cores
+from ..attempt_shared import digests_of, share_attempt, showing
 from .address import Opened, address_of, open_cluster
 from .commit import inherit_files, left_behind, take_archive, take_folder, unfinished
 from .order import data_files, local_code, order_of, references_in, versions
-from .site import mark_workspace, object_name
+from .site import mark_workspace
 from .task import TOPIC, execute_order, leave_attempts, look_around
+from .window import GLANCE, Window, period
 from ..inputs import file_digest
 from ..statcache import StatCache
 
@@ -45,8 +47,9 @@ class Pending:
         order: Mapping[str, Any],
         tell: Tell | None,  # takes progress
         points: Path,  # where the points of its curves are read
+        window: Window | None = None,  # shows its notebook
     ):
-        self.order, self.tell, self.points = order, tell, points
+        self.order, self.tell, self.points, self.window = order, tell, points, window
         self.stirred = threading.Event()
         self.workers: list[str] = []  # names, in the order in which they began
         self.future: Any = None
@@ -61,6 +64,8 @@ class Pending:
         "Take in what a worker says of it"
         if message["kind"] == "started":
             self.workers.append(message["name"])
+            if self.window:
+                self.window.begin(message)
         elif message["kind"] == "cell" and self.tell:
             self.tell(*message["place"], self.workers[-1] if self.workers else "")
         elif message["kind"] == "points":
@@ -91,25 +96,29 @@ class ClusterExecutor(Elsewhere):
         self.settings, self.opened, self.client, self.say = settings, opened, opened.client, say
         self.workspace = settings.workspace.path
         self.word = mark_workspace(self.workspace)
-        self.shared: Place | None = place_of(settings)
+        self.shared, self.store = place_of(settings), store_of(settings)
         self.pending: dict[str, Pending] = {}
         self.unfit: dict[str, str] = {}  # address of a worker -> why it takes no part
+        self.seen = False  # whether workers have this workspace before their eyes
         self.lost: list[tuple[str, str]] = []  # run and step of attempts whose runner was killed
         self.interrupted = False
         self.files = StatCache(self.workspace / "cache" / "files.json")
         self._slots, self._counted = 0, 0.0
         self._lock = threading.Lock()
+        self._closed = threading.Event()
+        threading.Thread(target=self._show, daemon=True, name="mlops_nb windows").start()
         self.client.subscribe_topic(TOPIC, self._hear)
 
     @property
-    def place(self) -> Place:
-        "What runner and workers share"
-        return self.shared or Folder(self.workspace)
+    def places(self) -> list[Place]:
+        "Where workers commit: those that see the workspace there, others in the place that all share"
+        return [Folder(self.workspace), *([self.shared] if self.shared else [])]
 
     @property
     def facts(self) -> dict[str, Any]:
         "What a worker compares itself with"
-        return {"workspace": str(self.workspace), "word": self.word, "url": self.settings.workspace.url}
+        shared = {"url": self.settings.workspace.url, "cache": self.settings.workspace.cache}
+        return {"workspace": str(self.workspace), "word": self.word, **shared}
 
     @property
     def slots(self) -> int:
@@ -128,6 +137,8 @@ class ClusterExecutor(Elsewhere):
         for worker, answer in found.items():
             if why := _reason(answer):
                 self._exclude(worker, why, warn=False)
+            else:
+                self.seen = self.seen or answer["sees"]
         if found and len(self.unfit) == len(found):
             raise _refused(*next(iter(self.unfit.items())), len(found))
         for worker, why in self.unfit.items():
@@ -148,7 +159,15 @@ class ClusterExecutor(Elsewhere):
 
     def close(self) -> None:
         "Leave the cluster, or end it if it was made for this run"
+        self._closed.set()
         self.opened.close()
+
+    def _show(self) -> None:
+        "Let people see what workers execute"
+        while not self._closed.wait(GLANCE):
+            for pending in list(self.pending.values()):
+                if pending.window:
+                    pending.window.look()
 
     def _hear(self, event: tuple[float, Mapping[str, Any]]) -> None:
         if pending := self.pending.get(event[1].get("id", "")):
@@ -172,17 +191,31 @@ class ClusterExecutor(Elsewhere):
         tell: Tell | None = None,
         prepare: Sequence[str] = (),
     ) -> Outcome:
-        "Have an attempt made; what came of it"
+        "Have an attempt made; what came of it, which others can see by now"
         make_folder(attempt.folder)
-        found = None if attempt.fresh else left_behind(self.place, attempt.key, self.lost)
-        record = found if found and self._adopt(attempt, found) else None
+        record = self._recall(attempt)
         if record is None:
             order = self._order(attempt, redactor, prepare)
-            with self._waiting(order, attempt, tell) as pending:
+            with self._holding(attempt), self._waiting(order, attempt, tell) as pending:
                 record = self._answer(pending)
             if record.get("interrupted") or not self._take(attempt, record):
                 self._give_up(attempt, record)
-        return self._outcome(attempt, record, redactor)
+        outcome = self._outcome(attempt, record, redactor)
+        gives = {} if outcome.error else outcome.manifest["gives"]
+        share_attempt(self.settings, attempt.place, attempt.shared, gives)
+        return outcome
+
+    def _holding(self, attempt: Attempt) -> AbstractContextManager[Any]:
+        "Keep what an attempt needs on this machine, where workers see its workspace"
+        return self.store.holding(digests_of(attempt.needs) if self.seen else [])
+
+    def _recall(self, attempt: Attempt) -> dict[str, Any] | None:
+        "What a worker had committed for a runner that did not live to enter it"
+        for place in () if attempt.fresh or not self.lost else self.places:
+            found = left_behind(place, attempt.key, self.lost)
+            if found and self._adopt(attempt, found):
+                return found
+        return None
 
     def _give_up(self, attempt: Attempt, record: Mapping[str, Any]) -> None:
         "Keep what an interrupted copy has left, and be interrupted"
@@ -206,7 +239,7 @@ class ClusterExecutor(Elsewhere):
         "Put the files of a copy where a local attempt has them; False when they are gone"
         (attempt.folder / POINTS).unlink(missing_ok=True)  # what was followed; the whole comes now
         if not record["here"]:
-            return take_archive(self.place, f"{record['files']}.tar", attempt.folder, attempt.output.parent)
+            return take_archive(self.places[-1], f"{record['files']}.tar", attempt.folder, attempt.output.parent)
         folder = self.workspace / record["files"]
         if not folder.is_dir():
             return False
@@ -215,9 +248,7 @@ class ClusterExecutor(Elsewhere):
 
     def _adopt(self, attempt: Attempt, record: Mapping[str, Any]) -> bool:
         "Take what a killed runner left, wherever it had brought it; False when it is not whole"
-        store = Store(self.workspace / "objects")
-        digests = [give["sha256"] for give in record["manifest"]["gives"].values()]
-        if not all(store.has(digest) or (self.shared and self.shared.has(object_name(digest))) for digest in digests):
+        if not all(map(self.store.has, digests_of(record["manifest"]["gives"]))):
             return False
         self._take(attempt, record)
         old = attempt._replace(run=record["run"], number=record["number"])
@@ -237,18 +268,27 @@ class ClusterExecutor(Elsewhere):
             added |= more
         secret = [name for name, value in added.items() if redactor.text(value) != value]
         added = {name: value for name, value in added.items() if name not in secret}
-        options = {"prepare": list(prepare), "output": str(attempt.output), **self.facts}
+        options = {"prepare": list(prepare), "output": str(attempt.output), "period": period(), **self.facts}
         return order_of(attempt, digests, data, references_in(attempt.values), added, **options)
 
     @contextmanager
     def _waiting(self, order: Mapping[str, Any], attempt: Attempt, tell: Tell | None) -> Iterator[Pending]:
-        pending = self.pending[order["id"]] = Pending(order, tell, attempt.folder / POINTS)
+        window = Window(self.workspace, self.shared, attempt.output)
+        pending = self.pending[order["id"]] = Pending(order, tell, attempt.folder / POINTS, window)
         if self.interrupted:
             pending.stop()
         try:
-            yield pending
+            with self._shared_window(attempt):
+                yield pending
         finally:
             del self.pending[order["id"]]
+            window.close()
+
+    def _shared_window(self, attempt: Attempt) -> AbstractContextManager[Any]:
+        "Let other machines see what is shown here"
+        if not self.shared:
+            return nullcontext()
+        return showing(attempt.output, lambda: share(self.settings, [attempt.shared]), period())
 
     def _answer(self, pending: Pending) -> dict[str, Any]:
         "Give an order out until it is done, or cannot be"
@@ -263,6 +303,7 @@ class ClusterExecutor(Elsewhere):
             elif "missing" in answer:
                 self._supply(pending.order, answer["missing"])
             else:
+                self.seen = self.seen or bool(answer.get("here"))
                 return answer
         raise StepFailed(f"No worker could begin {pending.order['step']}.", "Look at the workers' logs.")
 
@@ -331,13 +372,10 @@ class ClusterExecutor(Elsewhere):
         for known in order["data"].values():
             path = self.settings.project / known["value"]
             files |= {digest: path / name if name else path for name, digest in known["files"].items()}
-        store = Store(self.workspace / "objects")
         for digest in missing:
-            path = store.path(digest) if store.has(digest) else files[digest]
-            if self.shared is None:
-                store.put_file(path)
-            elif not self.shared.has(object_name(digest)):
-                self.shared.put_file(object_name(digest), path)
+            if not self.store.bring(digest) and digest in files:
+                self.store.put_file(files[digest])
+        self.store.publish(missing, sure=True)
 
 # %% ../../../nbs/30_pipeline/45_cluster_executor.ipynb #881362f1
 class _Lost(Exception):
@@ -350,7 +388,7 @@ def _reason(answer: Any) -> str:
         return f"{answer.name or 'mlops_nb'} is not installed there"
     if isinstance(answer, BaseException):
         return f"{type(answer).__name__}: {answer}"
-    return "; ".join(answer)
+    return "; ".join(answer["refused"])
 
 
 def _refused(worker: str, why: str, count: int) -> UsageError:
