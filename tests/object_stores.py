@@ -1,14 +1,23 @@
-"""Object stores on this machine: moto as a stand-in for S3, and a server before it that misbehaves on demand."""
+"""Stand-ins for object stores on this machine, and a server before them that misbehaves on demand."""
 
+import base64
 import contextlib
+import functools
 import http.client
 import itertools
+import json
 import logging
 import os
+import subprocess
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import urlsplit
+
+from support import free_port
 
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 NAMES = itertools.count(1)
@@ -29,6 +38,7 @@ def moto() -> Iterator[str]:
         server.stop()
 
 
+@functools.cache
 def client(address: str):
     """A client of Amazon's own."""
     import boto3
@@ -41,6 +51,79 @@ def make_bucket(address: str) -> str:
     """A fresh bucket; its name."""
     name = f"models-{os.getpid()}-{next(NAMES)}"
     client(address).create_bucket(Bucket=name)
+    return name
+
+
+ERROR = '<?xml version="1.0"?><Error><Code>{}</Code><Message>These are refused.</Message></Error>'
+REFUSED = {"ExpiredToken": 400, "InvalidAccessKeyId": 403}
+AZURITE = os.environ.get("MLOPS_NB_TEST_AZURITE")  # the program azurite-blob
+FAKE_GCS = os.environ.get("MLOPS_NB_TEST_GCS")  # the program fake-gcs-server
+ACCOUNT, ACCOUNT_KEY = "testing", base64.b64encode(b"testing" * 8).decode()
+
+
+@contextlib.contextmanager
+def program(*command: str, port: int, **environment: str) -> Iterator[str]:
+    """A store that is a program of its own, until it listens; yields its address."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, env={**os.environ, **environment}, **quiet)
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            try:
+                connection.connect()
+                break
+            except OSError:
+                assert process.poll() is None and time.monotonic() < deadline, f"{command[0]} does not listen"
+                time.sleep(0.1)
+            finally:
+                connection.close()
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@contextlib.contextmanager
+def azurite(folder: Path) -> Iterator[str]:
+    """Microsoft's stand-in for Azure Blob Storage."""
+    port = free_port()
+    words = ["--blobPort", str(port), "--location", str(folder), "--silent", "--disableTelemetry"]
+    words += ["--skipApiVersionCheck"]
+    with program(str(AZURITE), *words, port=port, AZURITE_ACCOUNTS=f"{ACCOUNT}:{ACCOUNT_KEY}") as address:
+        yield address
+
+
+@contextlib.contextmanager
+def fake_gcs() -> Iterator[str]:
+    """A stand-in for Google Cloud Storage."""
+    port = free_port()
+    words = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory", "-log-level", "error"]
+    with program(str(FAKE_GCS), *words, "-public-host", f"127.0.0.1:{port}", port=port) as address:
+        yield address
+
+
+def connection_string(address: str, key: str = ACCOUNT_KEY) -> str:
+    """What leads Azure's clients to Azurite."""
+    parts = ["DefaultEndpointsProtocol=http", f"AccountName={ACCOUNT}", f"AccountKey={key}"]
+    return ";".join([*parts, f"BlobEndpoint={address}/{ACCOUNT}"])
+
+
+def make_container(address: str) -> str:
+    """A fresh container of Azurite; its name."""
+    from azure.storage.blob import BlobServiceClient
+
+    name = f"models-{os.getpid()}-{next(NAMES)}"
+    with BlobServiceClient.from_connection_string(connection_string(address)) as service:
+        service.create_container(name)
+    return name
+
+
+def make_gcs_bucket(address: str) -> str:
+    """A fresh bucket of fake-gcs-server; its name."""
+    name = f"models-{os.getpid()}-{next(NAMES)}"
+    body, headers = json.dumps({"name": name}).encode(), {"content-type": "application/json"}
+    urllib.request.urlopen(urllib.request.Request(f"{address}/storage/v1/b?project=p", body, headers)).close()
     return name
 
 
@@ -67,7 +150,7 @@ class Unsteady(BaseHTTPRequestHandler):
         self.connection.close()
 
     def _handle(self) -> None:
-        fault = self.server.fault(self.command)
+        fault = self.server.fault(self.command) if self.server.only in self.path else ""
         length = int(self.headers.get("Content-Length") or 0)
         if fault == "cut":  # in the middle of an upload
             self.rfile.read(length // 2)
@@ -76,6 +159,8 @@ class Unsteady(BaseHTTPRequestHandler):
         self.server.seen.append((self.command, self.path, dict(self.headers)))
         if fault == "reset":
             return self._cut()
+        if fault in REFUSED:
+            return self._answer(REFUSED[fault], ERROR.format(fault).encode(), {"Content-Type": "application/xml"})
         if fault in ("503", "500"):
             return self._answer(int(fault), SLOW if fault == "503" else b"", {"Content-Type": "application/xml"})
         dropped = self.server.drops | {"connection", "host"}
@@ -106,6 +191,7 @@ class UnsteadyServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Unsteady)
         self.target = target
         self.faults: list[tuple[str, str]] = []  # method and fault, each for one request
+        self.only = ""  # part of the addresses that faults are for
         self.drops: set[str] = set()  # headers that are not handed on
         self.seen: list[tuple[str, str, dict[str, str]]] = []
         self._lock = threading.Lock()

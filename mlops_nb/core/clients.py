@@ -96,7 +96,11 @@ def _info_modified(system: Any, path: str) -> float:
 def _az() -> Any:
     from adlfs import AzureBlobFileSystem
 
-    return AzureBlobFileSystem(anon=False, skip_instance_cache=True, use_listings_cache=False)
+    system = AzureBlobFileSystem(anon=False, skip_instance_cache=True, use_listings_cache=False)
+    for policy in getattr(getattr(system.service_client, "_pipeline", None), "_impl_policies", ()):
+        if hasattr(policy, "total_retries"):  # tries are counted in `Bucket`; Azure's own pause for 15 s and longer
+            policy.total_retries = 0
+    return system
 
 
 def _az_create(system: Any, path: str, data: bytes, mark: str) -> None:

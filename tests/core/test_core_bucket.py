@@ -2,8 +2,6 @@
 
 import multiprocessing
 import os
-import signal
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +19,12 @@ from mlops_nb.core.places import Folder, Place
 def store():
     with object_stores.moto() as address:
         yield address
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch):
+    """Pauses between tries are short."""
+    monkeypatch.setattr("mlops_nb.core.bucket.FIRST", 0.02)
 
 
 @pytest.fixture
@@ -208,27 +212,53 @@ def test_uploads_in_parts_that_were_broken_off_are_taken_away(store, url):
     assert [one["Key"] for one in left] == ["elsewhere/y"]
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from mlops_nb.core.places import place_at
-place = place_at(sys.argv[1])
-print("go", flush=True)
-while True:
-    place.put_file("objects/big", Path(sys.argv[2]))
-"""
+def test_an_upload_in_parts_that_fails_in_the_middle_is_aborted(server, url, store, tmp_path, monkeypatch):
+    bucket = Bucket(url, patience=0.5)
+    bucket.ready()
+    (tmp_path / "big").write_bytes(os.urandom(12_000_000))
+    whole = bucket.system.put_file
+    monkeypatch.setattr(bucket.system, "put_file", lambda *words: whole(*words, chunksize=5 << 20))  # usually 50 MB
+    server.only = "partNumber=2"
+    server.faults = [("PUT", "503")] * 100
+    with pytest.raises(StorageError, match="could not be reached"):
+        bucket.put_file("objects/big", tmp_path / "big")
+    assert any("partNumber=1" in path for _, path, _ in server.seen), "the first part had arrived"
+    assert "Uploads" not in object_stores.client(store).list_multipart_uploads(Bucket=url.split("/")[2])
+    assert reader(store, url) == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [("ExpiredToken", "have expired"), ("InvalidAccessKeyId", "are missing or not accepted")]
+)
+def test_credentials_that_the_store_refuses_are_told_at_once(server, url, code, words):
+    bucket = Bucket(url)
+    bucket.ready()
+    began = time.monotonic()
+    for act in (lambda: bucket.put("x", b"1"), lambda: bucket.read("x"), lambda: [*bucket.names()]):
+        server.faults = [(method, code) for method in ("PUT", "GET")]
+        with pytest.raises(StorageError, match=f"the credentials {words}: .*{code}") as caught:
+            act()
+        assert "AWS_PROFILE" in caught.value.hint and "testing" not in str(caught.value)
+    assert time.monotonic() - began < 5
 
 
 def test_a_killed_upload_shows_nothing_or_all(place, tmp_path):
     content = os.urandom(20_000_000)
     (tmp_path / "big").write_bytes(content)
+    started, begun = multiprocessing.Pipe(duplex=False)
+
+    def upload() -> None:
+        begun.send("go")
+        while True:
+            place.put_file("objects/big", tmp_path / "big")
+
     for pause in (0.02, 0.3, 0.6):
-        command = [sys.executable, "-c", KILLED, place.url, str(tmp_path / "big")]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        process.stdout.readline()
+        process = multiprocessing.get_context("fork").Process(target=upload)
+        process.start()
+        started.recv()
         time.sleep(pause)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         found = place.read("objects/big")
         assert found is None or found == content
         assert {*place.names()} <= {"objects/big"}

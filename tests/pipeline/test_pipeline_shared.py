@@ -11,7 +11,7 @@ from pathlib import Path
 import object_stores
 import pytest
 from pipeline_support import Project, finish, gives, states, wait_for
-from postgres_service import ledger_url
+from postgres_service import kill_backends, ledger_url, shared_server
 from support import shared_folder
 
 from mlops_nb.core.errors import UsageError
@@ -73,12 +73,27 @@ def machines(store_address, ledger, tmp_path) -> tuple[Machine, Machine]:
     return one, two
 
 
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory):
+    """What a first run left: the folder of its machine, the shared one, its database; and its result."""
+    place, name = tmp_path_factory.mktemp("first"), f"first_{os.getpid()}"
+    with ledger_url(shared_folder(tmp_path_factory), name) as url:
+        ran = Machine(place / "one", f"file://{place / 'shared'}", url).run()
+        yield place, name, ran
+
+
 @pytest.fixture
-def on_disk(ledger, tmp_path) -> tuple[Machine, Machine, Path]:
-    """The same on a disk that machines share, whose files can be made old."""
-    shared = tmp_path / "shared"
-    one, two = (Machine(tmp_path / name, f"file://{shared}", ledger) for name in ("one", "two"))
-    return one, two, shared
+def ran_on_disk(first_run, tmp_path, tmp_path_factory):
+    """A copy of it, to be changed freely: two machines, their shared folder, and the first run."""
+    place, name, ran = first_run
+    shutil.copytree(place, tmp_path, dirs_exist_ok=True)
+    server, own = shared_server(shared_folder(tmp_path_factory)), f"{name}_{tmp_path.name}"[:63].lower()
+    kill_backends(server, name)  # a database that is in use is no template
+    server.sql(f"CREATE DATABASE {own} TEMPLATE {name}")
+    url = f"file://{tmp_path / 'shared'}"
+    one, two = (Machine(tmp_path / machine, url, server.url(own)) for machine in ("one", "two"))
+    yield one, two, tmp_path / "shared", ran
+    server.sql(f"DROP DATABASE IF EXISTS {own} WITH (FORCE)")
 
 
 def test_what_one_machine_ran_another_reuses_reads_and_opens(machines):
@@ -188,9 +203,8 @@ def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_collector_takes_from_the_place_what_nothing_reaches_and_is_old(on_disk):
-    one, two, shared = on_disk
-    first = one.run()
+def test_a_collector_takes_from_the_place_what_nothing_reaches_and_is_old(ran_on_disk):
+    one, two, shared, first = ran_on_disk
     one.step("20_train", "flow.model = 'another'")
     second = one.run()
     before = files(shared)
@@ -210,18 +224,18 @@ def test_a_collector_takes_from_the_place_what_nothing_reaches_and_is_old(on_dis
     assert set(states(one.run()).values()) == {"cached"}
 
 
-def test_what_is_made_again_just_before_it_is_collected_stays(on_disk):
-    one, _, shared = on_disk
-    digest = gives(one.run())["train.model"]
+def test_what_is_made_again_just_before_it_is_collected_stays(ran_on_disk):
+    one, _, shared, ran = ran_on_disk
+    digest = gives(ran)["train.model"]
     age(shared, 2)
     age(one.workspace / "cache" / "shared", 2)
     store_of(one.settings).publish([digest])
     assert time.time() - (shared / f"objects/{digest[:2]}/{digest}").stat().st_mtime < 60
 
 
-def test_fsck_tells_what_the_place_lacks(on_disk):
-    one, two, shared = on_disk
-    digest = gives(one.run())["train.model"]
+def test_fsck_tells_what_the_place_lacks(ran_on_disk):
+    one, two, shared, ran = ran_on_disk
+    digest = gives(ran)["train.model"]
     (shared / f"objects/{digest[:2]}/{digest}").unlink()
     found = two.call("fsck")
     assert [one["what"] for one in found["findings"] if one["level"] == "fail"] == ["object"]
@@ -231,9 +245,9 @@ def test_fsck_tells_what_the_place_lacks(on_disk):
     assert two.call("fsck")["ok"]
 
 
-def test_a_run_that_is_deleted_goes_from_the_place(on_disk):
-    one, two, shared = on_disk
-    gone = one.run().document["run"]
+def test_a_run_that_is_deleted_goes_from_the_place(ran_on_disk):
+    one, two, shared, ran = ran_on_disk
+    gone = ran.document["run"]
     kept = one.run(force=True).document["run"]
     done = two.call("runs", "delete", gone, "--delete")
     assert gone in str(done)
@@ -241,9 +255,9 @@ def test_a_run_that_is_deleted_goes_from_the_place(on_disk):
     assert not [name for name in left if gone in name] and [name for name in left if kept in name]
 
 
-def test_a_damaged_copy_is_fetched_again(on_disk):
-    one, two, _ = on_disk
-    digest = gives(one.run())["train.model"]
+def test_a_damaged_copy_is_fetched_again(ran_on_disk):
+    _, two, _, ran = ran_on_disk
+    digest = gives(ran)["train.model"]
     store_of(two.settings).path(digest)
     place = two.workspace / f"objects/{digest[:2]}/{digest}"
     place.chmod(0o644)

@@ -12,7 +12,8 @@ import time
 
 import psutil
 import pytest
-from support import BIN, free_port
+from postgres_service import ledger_url
+from support import BIN, free_port, shared_folder
 from test_track_mirror import SVG, begin, commit, end, mirror, new_project
 from wandb_service import KEY, Fault, Service
 
@@ -460,6 +461,26 @@ def selections(query):
             yield from names(word) if word.startswith("...") else [word]
 
     return {(owner, name) for owner in below if owner[0].islower() for name in names(owner)}
+
+
+def test_what_another_machine_has_to_send_is_left_to_it(settings, wandb, tmp_path, tmp_path_factory):
+    with ledger_url(shared_folder(tmp_path_factory), f"sync_{os.getpid()}", empty=True) as url:
+        copied = subprocess.run(
+            [BIN / "mlops-nb", "ledger", "copy", "sqlite", url], cwd=settings.project, capture_output=True, check=False
+        )
+        assert copied.returncode == 0, copied.stderr
+        here = {"MLOPS_NB_WORKSPACE_LEDGER": url}
+        there = {**here, "MLOPS_NB_WORKSPACE_PATH": str(tmp_path / "another")}
+        looked = json.loads(command(settings, "--status", "--json", **there).stdout)
+        (waiting,) = looked["elsewhere"].values()
+        assert waiting == [FIRST, SECOND] and looked["steps"] == [] and not any(looked["counts"].values())
+        (machine,) = looked["elsewhere"]
+        asked = command(settings, FIRST, **there)
+        assert asked.returncode == 1 and f"On {machine}, in the project's folder: mlops-nb sync {FIRST}" in asked.stdout
+        assert command(settings, **there).returncode == 0 and not wandb.runs
+        sent = json.loads(command(settings, "--json", **here).stdout)
+        assert sent["counts"] == {"verified": 5, "pending": 0, "failed": 0} and sent["elsewhere"] == {}
+        assert json.loads(command(settings, "--status", "--json", **there).stdout)["counts"]["verified"] == 5
 
 
 @pytest.mark.skipif(not OTHER_PYTHON, reason="MLOPS_NB_TEST_WANDB_PYTHON names no interpreter with another wandb")
