@@ -7,6 +7,7 @@ __all__ = ['LONGEST', 'check_key', 'run_keyed']
 
 # %% ../../nbs/30_pipeline/29_keyed.ipynb #e179ae50
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from typing import Any
@@ -93,7 +94,7 @@ def _refuse_early(pipeline: Pipeline, wanted: Sequence[str], known: Mapping[str,
     for name in wanted:
         for other in pipeline.edges[name]:
             if other not in known and other not in wanted:
-                hint = f"First: mlops-nb run {pipeline.name} --only {other} --run-key '{key}'"
+                hint = f"First: mlops-nb run {pipeline.name} --only {other} --run-key {shlex.quote(key)}"
                 message = (
                     f"Step '{name}' reads what '{other}' gives, and '{other}' has not finished under the key '{key}'."
                 )

@@ -46,6 +46,7 @@ def elsewhere_of(
         return None
     from mlops_nb.pipeline.cluster.address import address_of
     from mlops_nb.pipeline.cluster.executor import open_executor
+    from mlops_nb.pipeline.cluster.order import references_in
 
     address_of(settings.pipeline.on)
     plans = [plan, *plan.children]
@@ -53,7 +54,8 @@ def elsewhere_of(
         return None
     known = [one.decisions[name].parts or {} for one in plans for name in one.runs]
     named = {name: version for parts in known for name, version in parts.get("distributions", {}).items()}
-    return open_executor(settings, say, named)
+    secrets = {one for each in plans for values in each.values.values() for one in references_in(values)}
+    return open_executor(settings, say, named, sorted(secrets))
 
 
 def executor_of(settings: Settings) -> Executor | None:

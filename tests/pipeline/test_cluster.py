@@ -141,6 +141,7 @@ def test_secrets_travel_as_references(cluster: Cluster, tmp_path: Path, monkeypa
     project.step(
         "10_ask", "from mlops_nb import Secret", secret, note("ask"), wait, told, "flow.size = len(secret(place))"
     )
+    project.step("20_tell", "import os", "size = flow.ask.size\nprint('again', os.environ['CHURN_PLACE'])")
     runner = project.start()
     begun(project, "ask")
     with cluster.client() as client:
@@ -152,7 +153,8 @@ def test_secrets_travel_as_references(cluster: Cluster, tmp_path: Path, monkeypa
     assert not any(VALUE.encode() in spec for spec in known)
     for path in (path for path in project.workspace.rglob("*") if path.is_file()):
         assert VALUE.encode() not in path.read_bytes(), path
-    assert "it is [redacted]" in (project.folder / document["steps"][0]["notebook"]).read_text()
+    for step, told in zip(document["steps"], ("it is [redacted]", "again [redacted]"), strict=True):
+        assert told in (project.folder / step["notebook"]).read_text()
 
 
 def specs(client: Any) -> list[bytes]:

@@ -92,8 +92,10 @@ class ClusterExecutor(Elsewhere):
         settings: Settings,
         opened: Opened,
         say: Callable[[str], None],  # takes what a person should know, from any thread
+        secrets: Sequence[str] = (),  # references of all steps: what one step knows, another one must not show
     ):
         self.settings, self.opened, self.client, self.say = settings, opened, opened.client, say
+        self.secrets = frozenset(secrets)
         self.workspace = settings.workspace.path
         self.word = mark_workspace(self.workspace)
         self.shared, self.store = place_of(settings), store_of(settings)
@@ -269,7 +271,8 @@ class ClusterExecutor(Elsewhere):
         secret = [name for name, value in added.items() if redactor.text(value) != value]
         added = {name: value for name, value in added.items() if name not in secret}
         options = {"prepare": list(prepare), "output": str(attempt.output), "period": period(), **self.facts}
-        return order_of(attempt, digests, data, references_in(attempt.values), added, **options)
+        secrets = sorted(self.secrets.union(references_in(attempt.values)))
+        return order_of(attempt, digests, data, secrets, added, **options)
 
     @contextmanager
     def _waiting(self, order: Mapping[str, Any], attempt: Attempt, tell: Tell | None) -> Iterator[Pending]:
@@ -415,12 +418,13 @@ def open_executor(
     settings: Settings,
     say: Callable[[str], None],
     distributions: Mapping[str, str],  # that the keys of steps name
+    secrets: Sequence[str] = (),  # references to those of all steps
 ) -> ClusterExecutor:
     "Connect to the cluster of the settings, and see that it can do the work"
     make_folder(settings.workspace.path)
     opened = open_cluster(address_of(settings.pipeline.on), available_cores())
     try:
-        executor = ClusterExecutor(settings, opened, say)
+        executor = ClusterExecutor(settings, opened, say, secrets)
         executor.check(distributions)
     except BaseException:
         opened.close()
