@@ -143,9 +143,13 @@ FSCK = Command(
     "Project",
     "mlops_nb.commands.upkeep:fsck",
     (),
-    (Option(("--rebuild",), "first make the ledger anew from what the runs left; the old one is kept"),),
+    (
+        Option(("--share",), "first put into [workspace] url what the ledger names and only this machine has"),
+        Option(("--rebuild",), "first make the ledger anew from what the runs left; the old one is kept"),
+    ),
     (
         ("mlops-nb fsck", "read and compare everything; changes nothing"),
+        ("mlops-nb fsck --share", "after a project of this machine got [workspace] url"),
         ("mlops-nb fsck --rebuild", "after the ledger was lost or damaged"),
     ),
     "Exit codes: 0 everything is whole, 1 something is to be mended, 4 a run is going on (with --rebuild).",

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NEWEST', 'GIGABYTE', 'CHECKS', 'Finding', 'named', 'check_python', 'locked_versions', 'installed_versions',
-           'check_packages', 'check_kernel', 'check_port', 'check_workspace', 'check_ledger', 'check_git',
-           'check_tracking', 'check_serving', 'findings']
+           'check_packages', 'check_kernel', 'check_port', 'check_workspace', 'check_ledger', 'check_store',
+           'check_cluster', 'check_git', 'check_tracking', 'check_serving', 'findings']
 
 # %% ../../nbs/95_cli/43_checks.ipynb #bd7cfb3b
 import os
@@ -205,6 +205,48 @@ def check_ledger(settings: Settings, fix: bool) -> Iterator[Finding]:
     ledger.close()
 
 
+def check_store(settings: Settings, fix: bool) -> Iterator[Finding]:
+    "Whether the place that machines share answers, accepts this user, and creates an object only if there is none"
+    from mlops_nb.core.errors import UsageError
+    from mlops_nb.core.places import place_of
+
+    place = place_of(settings)
+    if place is None:
+        return
+    if not settings.workspace.ledger:
+        message = "[workspace] url needs a ledger that machines share."
+        raise UsageError(message, "Set [workspace] ledger = postgresql://user@host/name.")
+    place.answers()
+    name = f"probes/doctor-{os.getpid()}-{os.urandom(4).hex()}"
+    first, second = place.create(name, b"1"), place.create(name, b"2")
+    place.delete(name)
+    if not first or second:
+        words = f"{place.url} writes an object although there is one of that name"
+        yield Finding("fail", "store", words, "Use a store that keeps conditional writes, or a shared folder.")
+        return
+    yield Finding("ok", "store", f"{place.url}: answers this user, and creates an object only if there is none")
+
+
+def check_cluster(settings: Settings, fix: bool) -> Iterator[Finding]:
+    "Whether steps can be handed out as `[pipeline] on` says"
+    if not settings.pipeline.on:
+        return
+    from mlops_nb.pipeline.cluster.address import address_of, import_dask, open_cluster
+
+    address = address_of(settings.pipeline.on)
+    import_dask()
+    if address.kind != "scheduler":
+        yield Finding("ok", "cluster", f"{address.text}: made for each run")
+        return
+    opened = open_cluster(address, 1)
+    try:
+        workers = len(opened.client.scheduler_info(n_workers=-1)["workers"])
+    finally:
+        opened.close()
+    words = f"{opened.shown}: answers, {counted(workers, 'worker')}"
+    yield Finding("ok" if workers else "warn", "cluster", words, "" if workers else f"dask worker {opened.shown}")
+
+
 def _check_dead_runs(ledger: Any, fix: bool) -> Iterator[Finding]:
     "Runs that the ledger still calls running, and whose process is gone"
     running = {row["id"] for row in ledger.database.rows("SELECT id FROM runs WHERE status = 'running'")}
@@ -308,7 +350,9 @@ CHECKS = (
     check_packages,
     check_kernel,
     check_workspace,
+    check_store,
     check_ledger,
+    check_cluster,
     check_git,
     check_tracking,
     check_serving,

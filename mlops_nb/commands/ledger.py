@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from .terminal import Answer, Terminal, counted
+from .upkeep import shared_words
 from ..core.errors import UsageError
 from ..core.ledger.address import from_reference
 from ..core.ledger.copying import copy_ledger, row_counts
@@ -84,8 +85,21 @@ def copy(values: Any, screen: Terminal) -> Answer:
             raise UsageError("Both are the same ledger.", "Name another one to copy to.")
         tables = copy_ledger(source, target, lambda name: screen.passing(f"copying {name} ..."))
         screen.clear()
-    document = {"schema": 1, "from": str(source), "to": str(target), "tables": tables}
+        shared = _share(settings, target, screen)
+    document = {"schema": 1, "from": str(source), "to": str(target), "tables": tables, "shared": shared}
     return Answer(document, lambda screen: _tell_copied(screen, document))
+
+
+def _share(settings: Settings, target: Database, screen: Terminal) -> dict[str, Any] | None:
+    "Put what the copied ledger names where other machines see it, if settings.ini already names both"
+    if not (settings.workspace.url and target.apart and str(database_of(settings)) == str(target)):
+        return None
+    from mlops_nb.registry.push import push
+
+    screen.passing("uploading what only this machine has ...")
+    counts = push(settings)
+    screen.clear()
+    return counts
 
 
 def _tell_copied(screen: Terminal, document: dict[str, Any]) -> None:
@@ -96,3 +110,7 @@ def _tell_copied(screen: Terminal, document: dict[str, Any]) -> None:
     kept = document["to"].startswith("postgresql:")
     hint = f"ledger = {document['to'].replace('//', '//USER@')}" if kept else "no ledger under [workspace]"
     screen.line(f"→ To use it: {hint} in settings.ini.")
+    if document["shared"] is not None:
+        screen.line(shared_words(document["shared"]))
+    elif kept:
+        screen.line("→ With [workspace] url, other machines also need the files: mlops-nb fsck --share on this one.")

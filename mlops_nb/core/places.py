@@ -95,6 +95,9 @@ class Place:
     def ready(self) -> None:
         "Refuse a place that cannot do what is asked of it; called before a process writes"
 
+    def answers(self) -> None:
+        "Refuse a place that does not answer this user now; one short request"
+
     def abandon(
         self,
         before: float,  # seconds since 1970

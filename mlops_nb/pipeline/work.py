@@ -14,9 +14,10 @@ from ..core.errors import Interrupted, MlopsError, UsageError
 from ..core.faults import point
 from ..core.ledger.leases import Lease
 from ..core.registry import hooks
-from ..core.shared import share
+from ..core.shared import require_place, share
 from ..notebook.source import read_step
 from .attempt import Attempt, Outcome, can_pass, clean_logs, try_step
+from .attempt_shared import share_reused
 from .costs import check_costs, factors_of
 from .documents import step_document
 from .fingerprint import Fingerprints, key_of
@@ -56,6 +57,7 @@ def prepare(run: Run, strict: bool, command: Sequence[str]) -> None:
         run.reporter.warning(f"Run {lost} did not end: its process is gone. What it finished is reused.")
         run.shared.lost[lost] = list(run.ledger.run(lost)["parameters"].values())
     clean_logs(run.settings, run.shared.lost, run.redactor)
+    require_place(run.settings)
     if run.shared.elsewhere:
         run.shared.elsewhere.recall(run.ledger)
     _warn_unexported(run, strict)
@@ -91,6 +93,7 @@ def reuse(run: Run, decision: Decision) -> None:
     "Enter an earlier result as this run's"
     result, step = decision.result, run.plan.pipeline.steps[decision.step]
     assert result is not None and decision.key is not None and decision.parts is not None
+    share_reused(run.settings, run.ledger, result)
     run.ledger.commit_step(
         run.id,
         decision.step,

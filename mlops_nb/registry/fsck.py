@@ -135,7 +135,7 @@ def _missing(workspace: Workspace, digest: str, words: str, remedy: str) -> Iter
         yield Finding("fail", "object", f"{words} is missing: {name}", remedy)
     elif workspace.place and name not in workspace.names:
         told = f"{words} is on this machine and not at {workspace.place.url}: {name}"
-        yield Finding("fail", "object", told, f"Copy {workspace.path / name} there under that name.")
+        yield Finding("fail", "object", told, "mlops-nb fsck --share puts it there.")
 
 # %% ../../nbs/60_registry/09_fsck.ipynb #3eb92dfd
 def check_attempts(workspace: Workspace) -> Iterator[Finding]:

@@ -85,6 +85,7 @@ class Registrar:
         digest: str,  # of a model package that the run gave
     ) -> dict[str, Any]:
         "Register, compare and release one package; the model as the run's document has it"
+        _require_champion(self, digest)
         name, version = register(self, digest)
         save_version(self, name, version)
         save_copy(self, name, version, digest)
@@ -107,6 +108,26 @@ class Registrar:
             warn(f"{name} version {standing}, the champion, could not be saved to the BentoML store: {error.message}")
 
 # %% ../../nbs/60_registry/07_register.ipynb #38dd7f95
+def _require_champion(registrar: Registrar, digest: str) -> None:
+    "Refuse a package that could not be compared with the champion, before it is registered"
+    name = registrar.package(digest).manifest["name"]
+    standing = registrar.ledger.alias(name, CHAMPION)
+    known = next((one["version"] for one in registrar.ledger.versions(name) if one["digest"] == digest), None)
+    if standing is None or standing == known or (known and verdict_of(registrar.ledger, name, known)):
+        return
+    champion, url = registrar.version_of(name, standing), registrar.settings.workspace.url
+    if registrar.store.bring(champion["digest"]):
+        return
+    message = f"The package of {name} version {standing}, the champion, is not on this machine"
+    message += f", nor at {url}" if url else ""
+    hint = (
+        f"Bring back objects/{champion['digest'][:2]}/{champion['digest']} from a backup, or run again on that machine."
+    )
+    if url:
+        hint = f"On the machine that made it (run {champion['run']}): mlops-nb fsck --share. Then run this again."
+    raise StorageError(f"{message}: the new model cannot be compared with it, and was not registered.", hint)
+
+
 def register(
     registrar: Registrar,
     digest: str,  # of the model package

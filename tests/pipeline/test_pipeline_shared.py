@@ -14,7 +14,7 @@ from pipeline_support import Project, finish, gives, states, wait_for
 from postgres_service import kill_backends, ledger_url, shared_server
 from support import shared_folder
 
-from mlops_nb.core.errors import UsageError
+from mlops_nb.core.errors import StorageError, UsageError
 from mlops_nb.core.ledger import Ledger
 from mlops_nb.core.shared import notebook_copy, store_of
 from mlops_nb.pipeline import attempt_shared
@@ -264,3 +264,18 @@ def test_a_damaged_copy_is_fetched_again(ran_on_disk):
     place.write_bytes(b"4")
     assert set(states(two.run()).values()) == {"cached"}
     assert store_of(two.settings).read(digest) == b"3"
+
+
+def test_a_bucket_that_is_gone_is_noticed_before_anything_runs(machines, store_address):
+    one, _ = machines
+    one.run(to="split")  # the bucket is proved, and this is remembered
+    bucket = one.settings.workspace.url.split("/")[2]
+    import boto3
+
+    made = boto3.resource("s3", endpoint_url=store_address).Bucket(bucket)
+    made.objects.all().delete()
+    made.delete()
+    before = sorted((one.workspace / "runs").iterdir())
+    with pytest.raises(StorageError, match="there is no such bucket"):
+        one.run()
+    assert sorted((one.workspace / "runs").iterdir()) == before

@@ -117,3 +117,35 @@ def test_a_ledger_that_was_lost_is_made_anew_by_a_machine_that_has_nothing(made,
     assert told() == before
     ran = one.run()
     assert set(states(ran).values()) == {"cached"} and gives(ran) == gives(runs[0])
+
+
+def test_a_project_that_one_machine_had_moves_to_a_place_that_machines_share(tmp_path, tmp_path_factory):
+    with ledger_url(shared_folder(tmp_path_factory), f"{NAME}_moved", empty=True) as ledger:
+        laptop = machine(tmp_path / "laptop", f"file://{tmp_path}/shared", ledger)
+        other = machine(tmp_path / "other", f"file://{tmp_path}/shared", ledger)
+        alone = {"MLOPS_NB_WORKSPACE_URL": "", "MLOPS_NB_WORKSPACE_LEDGER": ""}
+        ini = laptop.folder / "settings.ini"
+        three = ini.read_text()
+        ini.write_text("\n".join(line for line in three.splitlines() if not line.startswith(("url", "ledger"))))
+        first = laptop.run("-p", "package.strength=2.0", **alone)
+        laptop.run("-p", "package.strength=0.01", **alone)
+        laptop.json("ledger", "copy", "sqlite", ledger)
+        ini.write_text(three)
+        key = str(laptop.workspace / "keys" / "project.pub")
+        other.json("keys", "trust", key, "--name", "one", "--role", "serve", "--role", "import")
+        refused = other.run(expect=2)
+        assert "the champion, is not on this machine, nor at file://" in refused["error"]["message"]
+        assert "mlops-nb fsck --share" in refused["error"]["hint"]
+        assert {model["version"] for model in other.json("models")["models"]} == {1, 2}
+        reused = laptop.run("-p", "package.strength=2.0")
+        assert set(states(reused).values()) == {"cached"} and gives(reused) == gives(first)
+        for digest in gives(first).values():
+            assert (tmp_path / "shared/objects" / digest[:2] / digest).is_file()
+        found = [one["remedy"] for one in laptop.json("fsck", expect=1)["findings"] if one["level"] == "fail"]
+        assert found and set(found) == {"mlops-nb fsck --share puts it there."}
+        pushed = laptop.json("fsck", "--share")
+        assert pushed["ok"] and pushed["shared"]["objects"] and not pushed["shared"]["missing"], pushed
+        assert not any(laptop.json("fsck", "--share")["shared"].values())
+        ran = other.run()
+        assert [model["version"] for model in ran["models"]] == [3]
+        assert other.json("fsck")["ok"]
