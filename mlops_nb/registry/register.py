@@ -109,22 +109,17 @@ class Registrar:
 
 # %% ../../nbs/60_registry/07_register.ipynb #38dd7f95
 def _require_champion(registrar: Registrar, digest: str) -> None:
-    "Refuse a package that could not be compared with the champion, before it is registered"
-    name = registrar.package(digest).manifest["name"]
+    "On a shared workspace, refuse a package whose champion another machine has not shared, before it is registered"
+    name, url = registrar.package(digest).manifest["name"], registrar.settings.workspace.url
     standing = registrar.ledger.alias(name, CHAMPION)
     known = next((one["version"] for one in registrar.ledger.versions(name) if one["digest"] == digest), None)
-    if standing is None or standing == known or (known and verdict_of(registrar.ledger, name, known)):
+    if not url or standing is None or standing == known or (known and verdict_of(registrar.ledger, name, known)):
         return
-    champion, url = registrar.version_of(name, standing), registrar.settings.workspace.url
+    champion = registrar.version_of(name, standing)
     if registrar.store.bring(champion["digest"]):
         return
-    message = f"The package of {name} version {standing}, the champion, is not on this machine"
-    message += f", nor at {url}" if url else ""
-    hint = (
-        f"Bring back objects/{champion['digest'][:2]}/{champion['digest']} from a backup, or run again on that machine."
-    )
-    if url:
-        hint = f"On the machine that made it (run {champion['run']}): mlops-nb fsck --share. Then run this again."
+    message = f"The package of {name} version {standing}, the champion, is not on this machine, nor at {url}"
+    hint = f"On the machine that made it (run {champion['run']}): mlops-nb fsck --share. Then run this again."
     raise StorageError(f"{message}: the new model cannot be compared with it, and was not registered.", hint)
 
 
