@@ -2,6 +2,7 @@
 
 import os
 import random
+import shlex
 import signal
 
 import pytest
@@ -66,7 +67,7 @@ def test_any_order_with_repetitions_gives_the_same_run(tmp_path, undisturbed, li
         try:
             result = call(project, step)
         except UsageError as error:
-            assert f"--only {error.value} --run-key 'nightly'" in error.hint and error.value not in answers
+            assert f"--only {error.value} --run-key nightly" in error.hint and error.value not in answers
             continue
         assert result.exit_code == 0 and answers.setdefault(step, result.document) == result.document
         left = [name for name in STEPS if name not in answers]
@@ -75,6 +76,14 @@ def test_any_order_with_repetitions_gives_the_same_run(tmp_path, undisturbed, li
     assert completed == [answers["split"]["run"]], "the registry is asked once, by the call that completed the run"
     assert call(project).document["status"] == "ok" and len(completed) == 1
     assert states(project.run()) == dict.fromkeys(STEPS, "cached"), "a plain run reuses it"
+
+
+def test_a_key_may_be_pasted_from_a_hint(tmp_path):
+    """Whatever a scheduler calls its run, a shell reads it as one word."""
+    key = "'; touch pasted; '"
+    with pytest.raises(UsageError) as refused:
+        call(build(tmp_path), "join", key=key)
+    assert shlex.split(refused.value.hint)[-2:] == ["--run-key", key]
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
